@@ -1,0 +1,336 @@
+//! Batches: n heads in the header, n payloads behind it.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::Payloads;
+use crate::model::{
+    Accelerators, Function, FunctionBody, FunctionHash, FunctionKind, Hop, HopStamps, IdentityId, Outcome, OutcomeKind,
+    Shape, Target, Task, TaskId, TaskLimits, TaskSpec, TraceContext,
+};
+
+/// Bodies of functions.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FunctionBatch {
+    /// What each is; its code is the payload with the same index.
+    pub heads: Vec<FunctionHead>,
+    /// Functions that the receiver can forget: no later task names them before they are sent again.
+    pub forget: Vec<FunctionHash>,
+    /// Code of each function.
+    #[serde(skip)]
+    pub payloads: Payloads,
+}
+
+/// A function without its code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionHead {
+    /// Kind of its code.
+    pub kind: FunctionKind,
+    /// Name inside the code.
+    pub entry: String,
+    /// Length of the code.
+    pub code_len: u32,
+}
+
+impl FunctionBatch {
+    /// Adds a function.
+    pub fn push(&mut self, function: &Function) {
+        let body = function.body();
+        self.heads.push(FunctionHead {
+            kind: body.kind,
+            entry: body.entry.clone(),
+            code_len: length(&body.code),
+        });
+        self.payloads.push(body.code.clone());
+    }
+
+    /// The functions, hashed anew: a body is known by what it is, not by what somebody says it is.
+    pub fn into_functions(self) -> impl Iterator<Item = Function> {
+        self.heads.into_iter().zip(self.payloads).map(|(head, code)| {
+            Function::new(FunctionBody { kind: head.kind, entry: head.entry, code })
+        })
+    }
+}
+
+/// Tasks to run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TaskBatch {
+    /// What tasks of this batch share.
+    pub specs: Vec<SpecHead>,
+    /// The tasks.
+    pub heads: Vec<TaskHead>,
+    /// Arguments of each task.
+    #[serde(skip)]
+    pub payloads: Payloads,
+}
+
+/// A [`TaskSpec`] on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecHead {
+    function: FunctionHash,
+    milli_cores: u32,
+    memory_bytes: u64,
+    accelerator_milli_count: u32,
+    accelerator_kind: Option<String>,
+    nodes: u32,
+    ranks_per_node: u32,
+    walltime: Option<Duration>,
+    container: Option<String>,
+    labels: Option<Vec<String>>,
+    max_attempts: u32,
+    owner: IdentityId,
+    options: String,
+    trace: (u128, u64, u8),
+}
+
+/// A [`Task`] on the wire, without what it shares with others and without its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskHead {
+    /// The task.
+    pub task: TaskId,
+    /// Number of this attempt.
+    pub attempt: u32,
+    /// Index into the specifications of the batch.
+    pub spec: u32,
+    /// Length of the arguments.
+    pub payload_len: u32,
+    stamps: [u64; Hop::ALL.len()],
+}
+
+impl SpecHead {
+    fn new(spec: &TaskSpec) -> Self {
+        let TaskSpec { function, shape, limits, owner, options, trace } = spec;
+        Self {
+            function: function.hash(),
+            milli_cores: shape.milli_cores,
+            memory_bytes: shape.memory_bytes,
+            accelerator_milli_count: shape.accelerators.milli_count,
+            accelerator_kind: shape.accelerators.kind.clone(),
+            nodes: shape.nodes,
+            ranks_per_node: shape.ranks_per_node,
+            walltime: shape.walltime,
+            container: shape.container.clone(),
+            labels: match &shape.target {
+                Target::Anywhere => None,
+                Target::Labels(labels) => Some(labels.clone()),
+            },
+            max_attempts: limits.max_attempts,
+            owner: *owner,
+            options: String::from_utf8_lossy(options).into_owned(),
+            trace: (trace.trace_id, trace.span_id, trace.flags),
+        }
+    }
+
+    /// The function that the tasks call.
+    pub const fn function(&self) -> FunctionHash {
+        self.function
+    }
+
+    /// The specification, for the function that the receiver has under [`SpecHead::function`].
+    pub fn into_spec(self, function: Arc<Function>) -> TaskSpec {
+        TaskSpec {
+            function,
+            shape: Shape {
+                milli_cores: self.milli_cores,
+                memory_bytes: self.memory_bytes,
+                accelerators: Accelerators { milli_count: self.accelerator_milli_count, kind: self.accelerator_kind },
+                nodes: self.nodes,
+                ranks_per_node: self.ranks_per_node,
+                walltime: self.walltime,
+                container: self.container,
+                target: self.labels.map_or(Target::Anywhere, Target::Labels),
+            },
+            limits: TaskLimits { max_attempts: self.max_attempts },
+            owner: self.owner,
+            options: self.options.into(),
+            trace: TraceContext { trace_id: self.trace.0, span_id: self.trace.1, flags: self.trace.2 },
+        }
+    }
+}
+
+impl TaskBatch {
+    /// The batch of these tasks. Neighbours with the same specification share one entry.
+    pub fn new(tasks: impl IntoIterator<Item = Task>) -> Self {
+        let mut batch = Self::default();
+        let mut last: Option<Arc<TaskSpec>> = None;
+        for task in tasks {
+            if last.as_ref().is_none_or(|spec| !Arc::ptr_eq(spec, &task.spec)) {
+                batch.specs.push(SpecHead::new(&task.spec));
+                last = Some(task.spec);
+            }
+            batch.heads.push(TaskHead {
+                task: task.id,
+                attempt: task.attempt,
+                spec: batch.specs.len() as u32 - 1,
+                payload_len: length(&task.payload),
+                stamps: task.stamps.to_nanos(),
+            });
+            batch.payloads.push(task.payload);
+        }
+        batch
+    }
+
+    /// The tasks. `function` finds the body for a hash; the error is the hash that it does not find, or `None`
+    /// for a head that names no specification.
+    pub fn into_tasks(
+        self,
+        mut function: impl FnMut(FunctionHash) -> Option<Arc<Function>>,
+    ) -> Result<Vec<Task>, Option<FunctionHash>> {
+        let specs = self
+            .specs
+            .into_iter()
+            .map(|head| {
+                let hash = head.function();
+                function(hash).map(|function| Arc::new(head.into_spec(function))).ok_or(Some(hash))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.heads
+            .into_iter()
+            .zip(self.payloads)
+            .map(|(head, payload)| {
+                let spec = specs.get(head.spec as usize).ok_or(None)?;
+                Ok(Task {
+                    id: head.task,
+                    attempt: head.attempt,
+                    spec: Arc::clone(spec),
+                    payload,
+                    stamps: HopStamps::from_nanos(head.stamps),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Outcomes of tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OutcomeBatch {
+    /// Counts the batches of this epoch from 1; acknowledged by this number.
+    pub sequence: u64,
+    /// Details of the workers that ran the tasks.
+    pub workers: Vec<String>,
+    /// The outcomes.
+    pub heads: Vec<OutcomeHead>,
+    /// Payload, standard output and standard error of each outcome, in this order.
+    #[serde(skip)]
+    pub payloads: Payloads,
+}
+
+/// An [`Outcome`] on the wire, without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeHead {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// How it ended.
+    pub kind: OutcomeKind,
+    /// Index into the workers of the batch, plus one; 0 for unknown.
+    pub worker: u32,
+    /// Lengths of payload, standard output and standard error.
+    pub lens: [u32; 3],
+    stamps: [u64; Hop::ALL.len()],
+}
+
+impl OutcomeBatch {
+    /// The batch of these outcomes. Neighbours from the same worker share one entry.
+    pub fn new(sequence: u64, outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+        let mut batch = Self { sequence, ..Self::default() };
+        let mut last = Bytes::new();
+        for outcome in outcomes {
+            if !outcome.worker.is_empty() && outcome.worker != last {
+                batch.workers.push(String::from_utf8_lossy(&outcome.worker).into_owned());
+                last = outcome.worker.clone();
+            }
+            batch.heads.push(OutcomeHead {
+                task: outcome.task,
+                attempt: outcome.attempt,
+                kind: outcome.kind,
+                worker: if outcome.worker.is_empty() { 0 } else { batch.workers.len() as u32 },
+                lens: [length(&outcome.payload), length(&outcome.stdout), length(&outcome.stderr)],
+                stamps: outcome.stamps.to_nanos(),
+            });
+            batch.payloads.extend([outcome.payload, outcome.stdout, outcome.stderr]);
+        }
+        batch
+    }
+
+    /// The outcomes.
+    pub fn into_outcomes(self) -> Vec<Outcome> {
+        let workers: Vec<Bytes> = self.workers.into_iter().map(Bytes::from).collect();
+        let mut payloads = self.payloads.into_iter();
+        let mut next = || payloads.next().unwrap_or_default();
+        self.heads
+            .into_iter()
+            .map(|head| Outcome {
+                task: head.task,
+                attempt: head.attempt,
+                kind: head.kind,
+                payload: next(),
+                stdout: next(),
+                stderr: next(),
+                worker: (head.worker as usize).checked_sub(1).and_then(|index| workers.get(index)).cloned().unwrap_or_default(),
+                stamps: HopStamps::from_nanos(head.stamps),
+            })
+            .collect()
+    }
+}
+
+/// Length on the wire. Payloads are bounded far below 4 GiB where they enter the fabric.
+fn length(bytes: &Bytes) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    #[test]
+    fn tasks_come_back_as_they_went() {
+        let function = Arc::new(Function::python("f", "def f(): pass"));
+        let mut spec = TaskSpec::new(Arc::clone(&function), IdentityId::from_u128(9));
+        spec.shape.walltime = Some(Duration::from_secs(60));
+        spec.shape.target = Target::Labels(vec!["gpu".into()]);
+        spec.options = "{}".into();
+        let (spec, other) = (Arc::new(spec.clone()), Arc::new(TaskSpec::new(Arc::clone(&function), spec.owner)));
+        let mut tasks: Vec<_> = (1..=5)
+            .map(|n| Task::new(TaskId::from_u128(n), Arc::clone(if n < 4 { &spec } else { &other }), vec![n as u8; n as usize]))
+            .collect();
+        tasks[2].stamps.set(Hop::Accepted, Timestamp::from_nanos(77));
+
+        let batch = TaskBatch::new(tasks.clone());
+        assert_eq!(batch.specs.len(), 2);
+        let back = batch.into_tasks(|hash| (hash == function.hash()).then(|| Arc::clone(&function))).unwrap();
+        assert_eq!(back, tasks);
+    }
+
+    #[test]
+    fn a_task_for_an_unknown_function_is_an_error_that_names_it() {
+        let function = Arc::new(Function::native("f"));
+        let spec = Arc::new(TaskSpec::new(Arc::clone(&function), IdentityId::from_u128(9)));
+        let batch = TaskBatch::new([Task::new(TaskId::from_u128(1), spec, "")]);
+        assert_eq!(batch.clone().into_tasks(|_| None), Err(Some(function.hash())));
+
+        let mut astray = batch;
+        astray.heads[0].spec = 7;
+        assert_eq!(astray.into_tasks(|_| Some(Arc::clone(&function))), Err(None));
+    }
+
+    #[test]
+    fn outcomes_come_back_as_they_went() {
+        let spec = Arc::new(TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(9)));
+        let outcomes: Vec<_> = (1..=4)
+            .map(|n| {
+                let mut outcome = Outcome::returned(&Task::new(TaskId::from_u128(n), Arc::clone(&spec), ""), vec![1; n as usize]);
+                outcome.stdout = "hello".into();
+                outcome.worker = if n < 3 { "{\"os\":\"a\"}".into() } else { Bytes::new() };
+                outcome
+            })
+            .collect();
+        let batch = OutcomeBatch::new(3, outcomes.clone());
+        assert_eq!((batch.sequence, batch.workers.len()), (3, 1));
+        assert_eq!(batch.into_outcomes(), outcomes);
+    }
+}

@@ -1,0 +1,28 @@
+//! The decisions of the fabric as state machines without I/O.
+//!
+//! | Type | Decides |
+//! | --- | --- |
+//! | [`Dispatcher`] | which task goes to which peer, what happens to it when a peer is lost, that it ends once |
+//! | [`Uplink`] | the session with the node above: handshake, what is held, outcomes until acknowledged |
+//! | [`Downlink`] | the session with a node below: handshake, functions sent once, heartbeats |
+//! | [`Node`] | one node of the tree: a dispatcher, its links and its executors |
+//! | [`BlockScaling`] | how many blocks an endpoint asks for, and when to stop asking |
+//!
+//! **One rule for all.** Methods named `handle_*` take input together with `now`; others are commands of the
+//! application. After each of them the caller polls `poll_output` until it is empty, and before it sleeps it asks
+//! `poll_timeout` for the next deadline (with the reason, so that logs explain wake-ups). Nothing here blocks,
+//! reads a clock or draws random numbers, so a whole fabric can run in one thread under a virtual clock.
+
+mod block_scaling;
+mod dispatcher;
+mod downlink;
+pub mod invariant;
+mod list;
+mod node;
+mod uplink;
+
+pub use block_scaling::{BlockEvent, BlockOutput, BlockPolicy, BlockScaling};
+pub use dispatcher::{Counters, Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, LaneLoad, TaskState};
+pub use downlink::{Downlink, DownlinkEvent, LinkPolicy};
+pub use node::{DeliveryId, LinkId, Node, NodeConfig, NodeOutput, PeerInfo};
+pub use uplink::{Uplink, UplinkEvent, UplinkIdentity};

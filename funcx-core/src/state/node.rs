@@ -1,0 +1,754 @@
+//! One node of the tree: a dispatcher with its links and its executors.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::dispatcher::{Counters, Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, LaneLoad, TaskState};
+use super::downlink::{Downlink, DownlinkEvent, LinkPolicy};
+use super::invariant::Violation;
+use super::uplink::{Uplink, UplinkEvent, UplinkIdentity};
+use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId, PlacementPolicy};
+use crate::message::{Hello, Message, Refused, Report, StartedEvent};
+use crate::model::{AttemptId, Failure, FunctionKind, Hop, Now, Outcome, OutcomeKind, Task, TaskId, Tick, Timestamp};
+
+/// A connection, numbered by the driver; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// A batch of outcomes that the driver was asked to make safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId(pub u64);
+
+/// How a node is set up.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Who it is to the node above; `None` for a service, which has none.
+    pub uplink: Option<UplinkIdentity>,
+    /// Times of the links below.
+    pub link: LinkPolicy,
+    /// Bounds of its queues.
+    pub limits: DispatcherLimits,
+    /// How long a peer whose connection broke may take to come back; as long as it likes if `None`.
+    pub lease_grace: Option<Duration>,
+    /// Tasks that it takes from above besides those its peers have room for.
+    pub queue_tasks: u32,
+    /// Stamp of a task that goes down from here.
+    pub sent: Hop,
+    /// Stamp of an outcome that arrives here; a service has none, its record says when.
+    pub returned: Option<Hop>,
+    /// Name and version told to peers.
+    pub software: String,
+}
+
+/// What the driver of a [`Node`] should do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeOutput {
+    /// Send to a node below.
+    Send(LinkId, Message),
+    /// Send to the node above.
+    SendUp(Message),
+    /// Close a connection from below, after what was sent. The reason is for the log.
+    Close(LinkId, String),
+    /// Close the connection to the node above. The reason is for the log.
+    CloseUp(String),
+    /// The node above does not take us.
+    RefusedAbove(Refused),
+    /// The session with the node above is open.
+    OpenedAbove,
+    /// Decide whether this node may serve, and answer with [`Node::admit`] or [`Node::refuse`].
+    Authorize(LinkId, Hello),
+    /// Let the executor run these.
+    Run(PeerId, Vec<Task>),
+    /// Let the executor stop these.
+    Stop(PeerId, Vec<AttemptId>),
+    /// Make these outcomes safe, then say [`Node::committed`]. Deliveries are committed in order. May be empty, when
+    /// only late outcomes came. Not for nodes with a node above: they keep outcomes until that one has them.
+    Deliver(DeliveryId, Vec<Outcome>),
+    /// A node below is ready for tasks.
+    PeerUp(PeerInfo),
+    /// A node below is not connected any more.
+    PeerDown(PeerInfo),
+    /// Everything is finished after [`Node::drain`], and said above.
+    Drained,
+}
+
+/// What is known about a node below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Its place in the dispatcher.
+    pub peer: PeerId,
+    /// Its lasting identity.
+    pub node: Uuid,
+    /// The lane that it serves.
+    pub lane: LaneId,
+    /// Name for people.
+    pub name: String,
+    /// Software version.
+    pub software: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Its room.
+    pub capacity: Capacity,
+    /// What it last said about itself.
+    pub report: Report,
+}
+
+/// A node of the tree, without I/O: what a service, an endpoint and a manager have in common.
+///
+/// Tasks come in through [`submit`](Self::submit) or from the node above, go through the [`Dispatcher`] to nodes below
+/// or to local executors, and outcomes go back the same way.
+#[derive(Debug)]
+pub struct Node<P = IdleFirst> {
+    config: NodeConfig,
+    dispatcher: Dispatcher<P>,
+    routes: Vec<(FunctionKind, LaneId)>,
+    uplink: Option<Uplink>,
+    links: BTreeMap<LinkId, Link>,
+    peers: BTreeMap<PeerId, Peer>,
+    by_node: BTreeMap<Uuid, PeerId>,
+    timers: BTreeSet<(Tick, Timer)>,
+    uncommitted: VecDeque<(DeliveryId, Option<(PeerId, u64)>)>,
+    next_delivery: u64,
+    arrived: Option<(PeerId, u64)>,
+    total: Capacity,
+    full: bool,
+    draining: bool,
+    outputs: VecDeque<NodeOutput>,
+}
+
+#[derive(Debug)]
+struct Link {
+    session: Downlink,
+    peer: Option<PeerId>,
+    pending: Option<(Hello, LaneId)>,
+    armed: Option<Tick>,
+}
+
+#[derive(Debug)]
+enum Peer {
+    Executor { capacity: Capacity },
+    Remote { info: PeerInfo, epoch: u64, link: Option<LinkId> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Link(LinkId),
+    Lease(PeerId),
+}
+
+impl<P: PlacementPolicy + Default> Node<P> {
+    /// A node without lanes, links and executors.
+    pub fn new(config: NodeConfig) -> Self {
+        Self {
+            dispatcher: Dispatcher::new(config.limits, config.sent),
+            uplink: config.uplink.clone().map(Uplink::new),
+            config,
+            routes: Vec::new(),
+            links: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            by_node: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            uncommitted: VecDeque::new(),
+            next_delivery: 1,
+            arrived: None,
+            total: Capacity::default(),
+            full: false,
+            draining: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Adds a lane.
+    pub fn open_lane(&mut self) -> LaneId {
+        self.dispatcher.open_lane()
+    }
+
+    /// Tasks of this kind that come from above go to this lane.
+    pub fn route(&mut self, kind: FunctionKind, lane: LaneId) {
+        self.routes.retain(|(routed, _)| *routed != kind);
+        self.routes.push((kind, lane));
+    }
+
+    /// How full a lane is.
+    pub fn load(&self, lane: LaneId) -> LaneLoad {
+        self.dispatcher.load(lane)
+    }
+
+    /// Tasks that fit into a lane.
+    pub fn room(&self, lane: LaneId) -> usize {
+        self.dispatcher.room(lane)
+    }
+
+    /// Where a task is.
+    pub fn state(&self, task: TaskId) -> Option<TaskState> {
+        self.dispatcher.state(task)
+    }
+
+    /// What happened so far.
+    pub const fn counters(&self) -> Counters {
+        self.dispatcher.counters()
+    }
+
+    /// The nodes below, connected or expected back.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerInfo> {
+        self.peers.values().filter_map(|peer| match peer {
+            Peer::Remote { info, .. } => Some(info),
+            Peer::Executor { .. } => None,
+        })
+    }
+
+    /// The session with the node above.
+    pub const fn uplink(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
+    }
+
+    /// Adds a local executor.
+    pub fn attach_executor(&mut self, lane: LaneId, capacity: Capacity) -> PeerId {
+        let peer = self.dispatcher.add_peer(lane, capacity);
+        self.peers.insert(peer, Peer::Executor { capacity });
+        self.capacity_changed(Capacity::default(), capacity);
+        self.pump();
+        peer
+    }
+
+    /// Takes tasks into a lane. Returns those that do not fit.
+    #[must_use = "tasks that are refused must not be lost"]
+    pub fn submit(&mut self, lane: LaneId, tasks: Vec<Task>, now: Now) -> Vec<Task> {
+        let refused = self.dispatcher.submit(lane, tasks, now);
+        self.pump();
+        refused
+    }
+
+    /// Cancels tasks, wherever below they are. Returns how many were here.
+    pub fn cancel(&mut self, tasks: impl IntoIterator<Item = TaskId>, now: Now) -> usize {
+        let found = self.dispatcher.cancel(tasks, now);
+        self.pump();
+        found
+    }
+
+    /// Outcomes up to this delivery are safe; those who sent them are told.
+    pub fn committed(&mut self, delivery: DeliveryId) {
+        let mut through: BTreeMap<PeerId, u64> = BTreeMap::new();
+        while let Some((_, source)) = self.uncommitted.pop_front_if(|(id, _)| *id <= delivery) {
+            through.extend(source);
+        }
+        for (peer, sequence) in through {
+            self.acknowledge(peer, sequence);
+        }
+        self.pump();
+    }
+
+    /// Takes no more from above; finishes what is here, then says goodbye and outputs [`NodeOutput::Drained`].
+    pub fn drain(&mut self) {
+        self.draining = true;
+        for link in self.links.values_mut() {
+            link.session.drain();
+        }
+        self.pump();
+    }
+
+    /// Leaves at once: what is here is given back to the node above.
+    pub fn leave(&mut self) {
+        self.draining = true;
+        if let Some(uplink) = &mut self.uplink {
+            uplink.goodbye();
+        }
+        self.pump();
+    }
+
+    /// A node below has connected.
+    pub fn handle_accepted(&mut self, link: LinkId, now: Now) {
+        let session = Downlink::new(self.config.link, self.config.software.clone(), now);
+        self.links.insert(link, Link { session, peer: None, pending: None, armed: None });
+        self.arm(link);
+    }
+
+    /// The node that said hello on this connection may serve a lane.
+    pub fn admit(&mut self, link: LinkId, lane: LaneId, now: Now) {
+        let Some(entry) = self.links.get_mut(&link) else { return };
+        let Some((hello, _)) = &entry.pending else { return };
+        // One identity, one process: another one is turned away while the first is there.
+        if let Some(Peer::Remote { info, epoch, link: Some(_) }) =
+            self.by_node.get(&hello.node).and_then(|peer| self.peers.get(peer))
+            && *epoch != hello.epoch
+        {
+            let reason = format!("another process already serves as `{}` ({})", info.name, info.node);
+            entry.session.refuse(reason, true);
+        } else {
+            entry.pending = entry.pending.take().map(|(hello, _)| (hello, lane));
+            entry.session.welcome();
+        }
+        self.pump_link(link, now);
+        self.pump();
+    }
+
+    /// The node that said hello on this connection may not serve.
+    pub fn refuse(&mut self, link: LinkId, reason: impl Into<String>, retry: bool, now: Now) {
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.session.refuse(reason, retry);
+        }
+        self.pump_link(link, now);
+        self.pump();
+    }
+
+    /// A node below said something.
+    pub fn handle_message(&mut self, link: LinkId, message: Message, now: Now) {
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.session.handle_message(message, now);
+        }
+        self.pump_link(link, now);
+        self.pump();
+    }
+
+    /// The connection from a node below is gone.
+    pub fn handle_closed(&mut self, link: LinkId, now: Now) {
+        self.detach(link, now);
+        self.pump();
+    }
+
+    /// A node below is known to be dead: its leases are lost now, whether or not its connection is.
+    pub fn handle_dead(&mut self, node: Uuid, reason: &str, now: Now) {
+        if let Some(peer) = self.by_node.get(&node).copied() {
+            self.lose(peer, reason, now);
+        }
+        self.pump();
+    }
+
+    /// A local executor said something.
+    pub fn handle_executor(&mut self, peer: PeerId, event: ExecutorEvent, now: Now) {
+        match event {
+            ExecutorEvent::Started(started) => {
+                let events = started.into_iter().map(|(id, at)| StartedEvent { attempt: id.into(), at: at.as_nanos() });
+                self.started(peer, events.collect());
+            }
+            ExecutorEvent::Outcomes(outcomes) => self.outcomes(peer, outcomes, None, now),
+            ExecutorEvent::Capacity(new) => {
+                if let Some(Peer::Executor { capacity }) = self.peers.get_mut(&peer) {
+                    let old = std::mem::replace(capacity, new);
+                    self.dispatcher.set_capacity(peer, new);
+                    self.capacity_changed(old, new);
+                }
+            }
+        }
+        self.pump();
+    }
+
+    /// The node above is connected.
+    pub fn handle_connected_above(&mut self, now: Now) {
+        if let Some(uplink) = &mut self.uplink {
+            uplink.handle_connected(now);
+        }
+        self.pump();
+    }
+
+    /// The node above said something.
+    pub fn handle_message_above(&mut self, message: Message, now: Now) {
+        let Some(uplink) = &mut self.uplink else { return };
+        uplink.handle_message(message, now);
+        self.pump_uplink(now);
+        self.pump();
+    }
+
+    /// The connection to the node above is gone.
+    pub fn handle_closed_above(&mut self) {
+        if let Some(uplink) = &mut self.uplink {
+            uplink.handle_closed();
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(&(deadline, timer)) = self.timers.first()
+            && deadline <= now.tick
+        {
+            self.timers.pop_first();
+            match timer {
+                Timer::Link(link) => {
+                    if let Some(entry) = self.links.get_mut(&link) {
+                        entry.armed = None;
+                        entry.session.handle_timeout(now);
+                    }
+                    self.pump_link(link, now);
+                }
+                Timer::Lease(peer) => {
+                    if matches!(self.peers.get(&peer), Some(Peer::Remote { link: None, .. })) {
+                        self.lose(peer, "its connection broke and it did not come back in time", now);
+                    }
+                }
+            }
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.handle_timeout(now);
+            self.pump_uplink(now);
+        }
+        self.pump();
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), and why.
+    pub fn poll_timeout(&self) -> Option<(Tick, &'static str)> {
+        let own = self.timers.first().map(|(deadline, timer)| {
+            (*deadline, if matches!(timer, Timer::Link(_)) { "downlink" } else { "lease grace" })
+        });
+        own.into_iter().chain(self.uplink.as_ref().and_then(Uplink::poll_timeout)).min()
+    }
+
+    /// What to do next; `None` when there is nothing until the next input.
+    pub fn poll_output(&mut self) -> Option<NodeOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// Sends figures about this node to the node above.
+    pub fn report(&mut self, workers: u32) {
+        let mut report = Report { workers, ..Report::default() };
+        for peer in self.peers.values() {
+            if let Peer::Remote { info, link: Some(_), .. } = peer {
+                report.managers += 1;
+                report.workers += info.capacity.slots;
+            }
+        }
+        for lane in 0..self.dispatcher.lanes() {
+            let load = self.dispatcher.load(LaneId(lane));
+            report.queued += load.queued as u64;
+            report.leased += load.leased as u64;
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.report(report);
+        }
+        self.pump();
+    }
+
+    /// Looks at every invariant that can be seen from here. For tests.
+    ///
+    /// # Errors
+    /// The first one that is broken.
+    pub fn check(&self) -> Result<(), Violation> {
+        self.dispatcher.check()
+    }
+
+    // Reactions.
+
+    fn pump_link(&mut self, link: LinkId, now: Now) {
+        while let Some(event) = self.links.get_mut(&link).and_then(|entry| entry.session.poll_event()) {
+            match event {
+                DownlinkEvent::Hello(hello) => {
+                    if let Some(entry) = self.links.get_mut(&link) {
+                        entry.pending = Some((hello.clone(), LaneId(0)));
+                    }
+                    self.outputs.push_back(NodeOutput::Authorize(link, hello));
+                }
+                DownlinkEvent::Opened { held, capacity } => self.attach(link, &held, capacity, now),
+                DownlinkEvent::Capacity(capacity) => self.set_capacity(link, capacity),
+                DownlinkEvent::Outcomes(batch) => {
+                    if let Some(peer) = self.peer_of(link) {
+                        let sequence = batch.sequence;
+                        self.outcomes(peer, batch.into_outcomes(), Some(sequence), now);
+                    }
+                }
+                DownlinkEvent::Started(events) => {
+                    if let Some(peer) = self.peer_of(link) {
+                        self.started(peer, events);
+                    }
+                }
+                DownlinkEvent::Report(report) => {
+                    if let Some(Peer::Remote { info, .. }) = self.peer_of(link).and_then(|peer| self.peers.get_mut(&peer)) {
+                        info.report = report;
+                    }
+                }
+                DownlinkEvent::Goodbye => {
+                    if let Some(peer) = self.peer_of(link) {
+                        self.lose(peer, "it left", now);
+                    }
+                    self.outputs.push_back(NodeOutput::Close(link, "it left".to_owned()));
+                }
+                DownlinkEvent::Failed(reason) => {
+                    self.flush(link);
+                    self.outputs.push_back(NodeOutput::Close(link, reason));
+                    self.detach(link, now);
+                }
+            }
+        }
+        self.flush(link);
+        self.arm(link);
+    }
+
+    /// A node below has completed its handshake.
+    fn attach(&mut self, link: LinkId, held: &[AttemptId], capacity: Capacity, now: Now) {
+        let Some((hello, lane)) = self.links.get_mut(&link).and_then(|entry| entry.pending.take()) else { return };
+        let known = self.by_node.get(&hello.node).copied();
+        let same = known.filter(|peer| matches!(self.peers.get(peer), Some(Peer::Remote { epoch, .. }) if *epoch == hello.epoch));
+        if let (Some(old), None) = (known, same) {
+            self.lose(old, "it started anew", now);
+        }
+        let peer = same.unwrap_or_else(|| self.dispatcher.add_peer(lane, Capacity::default()));
+        if let Some(Peer::Remote { info, link: Some(old), .. }) = self.peers.get(&peer) {
+            // The same process on a new connection: the old one is dead, only we did not notice yet.
+            let (old, known) = (*old, info.capacity);
+            self.links.remove(&old);
+            self.capacity_changed(known, Capacity::default());
+            self.outputs.push_back(NodeOutput::Close(old, "replaced by a new connection".to_owned()));
+        }
+        let info = PeerInfo {
+            peer,
+            node: hello.node,
+            lane,
+            name: hello.name,
+            software: hello.software,
+            connected: true,
+            capacity,
+            report: Report::default(),
+        };
+        self.by_node.insert(hello.node, peer);
+        self.peers.insert(peer, Peer::Remote { info: info.clone(), epoch: hello.epoch, link: Some(link) });
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.peer = Some(peer);
+        }
+        let stale = self.dispatcher.reconcile(peer, held, now);
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.session.send_cancel(&stale);
+            if self.draining {
+                entry.session.drain();
+            }
+        }
+        self.dispatcher.set_capacity(peer, capacity);
+        self.capacity_changed(Capacity::default(), capacity);
+        self.outputs.push_back(NodeOutput::PeerUp(info));
+    }
+
+    /// A connection from below is gone; its node may come back.
+    fn detach(&mut self, link: LinkId, now: Now) {
+        let Some(entry) = self.links.remove(&link) else { return };
+        if let Some(armed) = entry.armed {
+            self.timers.remove(&(armed, Timer::Link(link)));
+        }
+        let Some(peer) = entry.peer else { return };
+        if let Some(Peer::Remote { info, link: current, .. }) = self.peers.get_mut(&peer)
+            && *current == Some(link)
+        {
+            *current = None;
+            info.connected = false;
+            let old = std::mem::take(&mut info.capacity);
+            self.outputs.push_back(NodeOutput::PeerDown(info.clone()));
+            self.dispatcher.set_capacity(peer, Capacity::default());
+            self.capacity_changed(old, Capacity::default());
+            if let Some(grace) = self.config.lease_grace {
+                self.timers.insert((now.tick + grace, Timer::Lease(peer)));
+            }
+        }
+    }
+
+    /// A node below will not come back.
+    fn lose(&mut self, peer: PeerId, reason: &str, now: Now) {
+        let Some(Peer::Remote { mut info, link, .. }) = self.peers.remove(&peer) else { return };
+        self.by_node.remove(&info.node);
+        if let Some(link) = link {
+            self.links.remove(&link);
+            self.capacity_changed(info.capacity, Capacity::default());
+            self.outputs.push_back(NodeOutput::Close(link, reason.to_owned()));
+            info.connected = false;
+            info.capacity = Capacity::default();
+            self.outputs.push_back(NodeOutput::PeerDown(info));
+        }
+        self.dispatcher.remove_peer(peer, reason, now);
+    }
+
+    fn set_capacity(&mut self, link: LinkId, capacity: Capacity) {
+        let Some(peer) = self.peer_of(link) else { return };
+        if let Some(Peer::Remote { info, .. }) = self.peers.get_mut(&peer) {
+            let old = std::mem::replace(&mut info.capacity, capacity);
+            self.dispatcher.set_capacity(peer, capacity);
+            self.capacity_changed(old, capacity);
+        }
+    }
+
+    fn outcomes(&mut self, peer: PeerId, mut outcomes: Vec<Outcome>, sequence: Option<u64>, now: Now) {
+        if let Some(hop) = self.config.returned {
+            outcomes.iter_mut().for_each(|outcome| outcome.stamps.set(hop, now.wall));
+        }
+        self.dispatcher.handle_outcomes(peer, outcomes, now);
+        self.arrived = sequence.map(|sequence| (peer, sequence));
+        self.pump_dispatcher();
+        if self.arrived.is_some() {
+            // All of them were late, or made new attempts: nothing to make safe, but the order of acknowledgements holds.
+            self.deliver(Vec::new());
+        }
+    }
+
+    fn started(&mut self, peer: PeerId, events: Vec<StartedEvent>) {
+        for event in &events {
+            self.dispatcher.handle_started(peer, event.attempt.into(), Timestamp::from_nanos(event.at));
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.started(events);
+        }
+    }
+
+    fn pump_uplink(&mut self, now: Now) {
+        while let Some(event) = self.uplink.as_mut().and_then(Uplink::poll_event) {
+            match event {
+                UplinkEvent::Opened => self.outputs.push_back(NodeOutput::OpenedAbove),
+                UplinkEvent::Tasks(tasks) => self.take(tasks, now),
+                UplinkEvent::Cancel(attempts) => {
+                    self.dispatcher.cancel(attempts.into_iter().map(|attempt| attempt.task), now);
+                }
+                UplinkEvent::Drain => self.drain(),
+                UplinkEvent::Refused(refused) => self.outputs.push_back(NodeOutput::RefusedAbove(refused)),
+                UplinkEvent::Failed(reason) => self.outputs.push_back(NodeOutput::CloseUp(reason)),
+            }
+        }
+    }
+
+    /// Tasks from above, each to the lane for its kind.
+    fn take(&mut self, tasks: Vec<Task>, now: Now) {
+        let mut rejected = Vec::new();
+        let mut tasks = tasks.into_iter().peekable();
+        while let Some(first) = tasks.next() {
+            let kind = first.spec.function.kind();
+            let mut run = vec![first];
+            while let Some(task) = tasks.next_if(|task| task.spec.function.kind() == kind) {
+                run.push(task);
+            }
+            match self.routes.iter().find(|(routed, _)| *routed == kind) {
+                Some((_, lane)) => {
+                    let full = Failure::new("QueueFull", "more tasks came than there was room for");
+                    let refused = self.dispatcher.submit(*lane, run, now);
+                    rejected.extend(refused.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &full)));
+                }
+                None => {
+                    let failure = Failure::new("UnsupportedFunctionKind", format!("no worker here runs {kind} functions"));
+                    rejected.extend(run.iter().map(|task| Outcome::failed(task, OutcomeKind::Raised, &failure)));
+                }
+            }
+        }
+        if let (Some(uplink), false) = (&mut self.uplink, rejected.is_empty()) {
+            uplink.finish(rejected);
+        }
+    }
+
+    /// Moves what the dispatcher and the sessions have to say to the outputs.
+    fn pump(&mut self) {
+        self.pump_dispatcher();
+        self.advertise();
+        if let Some(uplink) = &mut self.uplink {
+            while let Some(message) = uplink.poll_message() {
+                self.outputs.push_back(NodeOutput::SendUp(message));
+            }
+            if self.draining && uplink.held() == 0 && uplink.is_open() {
+                self.draining = false;
+                uplink.goodbye();
+                while let Some(message) = uplink.poll_message() {
+                    self.outputs.push_back(NodeOutput::SendUp(message));
+                }
+                self.outputs.push_back(NodeOutput::Drained);
+            }
+        }
+    }
+
+    fn pump_dispatcher(&mut self) {
+        while let Some(output) = self.dispatcher.poll_output() {
+            match output {
+                DispatcherOutput::Deliver(outcomes) => self.deliver(outcomes),
+                DispatcherOutput::Dispatch { peer, tasks } => match self.peers.get(&peer) {
+                    Some(Peer::Remote { link: Some(link), .. }) => {
+                        let link = *link;
+                        if let Some(entry) = self.links.get_mut(&link) {
+                            entry.session.send_tasks(tasks);
+                        }
+                        self.flush(link);
+                    }
+                    // Without a connection a peer has no capacity, so nothing is dispatched to it.
+                    Some(Peer::Remote { link: None, .. }) | None => {}
+                    Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Run(peer, tasks)),
+                },
+                DispatcherOutput::Cancel { peer, attempts } => match self.peers.get(&peer) {
+                    Some(Peer::Remote { link: Some(link), .. }) => {
+                        let link = *link;
+                        if let Some(entry) = self.links.get_mut(&link) {
+                            entry.session.send_cancel(&attempts);
+                        }
+                        self.flush(link);
+                    }
+                    // It is asked when it comes back: the dispatcher remembers.
+                    Some(Peer::Remote { link: None, .. }) | None => {}
+                    Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Stop(peer, attempts)),
+                },
+            }
+        }
+    }
+
+    fn deliver(&mut self, outcomes: Vec<Outcome>) {
+        let source = self.arrived.take();
+        match &mut self.uplink {
+            Some(uplink) => {
+                if !outcomes.is_empty() {
+                    uplink.finish(outcomes);
+                }
+                if let Some((peer, sequence)) = source {
+                    self.acknowledge(peer, sequence);
+                }
+            }
+            None => {
+                let delivery = DeliveryId(self.next_delivery);
+                self.next_delivery += 1;
+                self.uncommitted.push_back((delivery, source));
+                self.outputs.push_back(NodeOutput::Deliver(delivery, outcomes));
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, peer: PeerId, sequence: u64) {
+        if let Some(Peer::Remote { link: Some(link), .. }) = self.peers.get(&peer) {
+            let link = *link;
+            if let Some(entry) = self.links.get_mut(&link) {
+                entry.session.acknowledge(sequence);
+            }
+            self.flush(link);
+        }
+    }
+
+    fn flush(&mut self, link: LinkId) {
+        if let Some(entry) = self.links.get_mut(&link) {
+            while let Some(message) = entry.session.poll_message() {
+                self.outputs.push_back(NodeOutput::Send(link, message));
+            }
+        }
+    }
+
+    /// Sets the timer of a link, unless an earlier one is set that will set it anew.
+    fn arm(&mut self, link: LinkId) {
+        let Some(entry) = self.links.get_mut(&link) else { return };
+        let Some((deadline, _)) = entry.session.poll_timeout() else { return };
+        if entry.armed.is_none_or(|armed| armed > deadline) {
+            if let Some(armed) = entry.armed.replace(deadline) {
+                self.timers.remove(&(armed, Timer::Link(link)));
+            }
+            self.timers.insert((deadline, Timer::Link(link)));
+        }
+    }
+
+    fn peer_of(&self, link: LinkId) -> Option<PeerId> {
+        self.links.get(&link)?.peer
+    }
+
+    fn capacity_changed(&mut self, old: Capacity, new: Capacity) {
+        self.total.slots = (self.total.slots + new.slots).saturating_sub(old.slots);
+        self.total.prefetch = (self.total.prefetch + new.prefetch).saturating_sub(old.prefetch);
+    }
+
+    /// Tells the node above how much fits. When arguments fill three quarters of a lane's bytes it takes no more until
+    /// they fill less than half.
+    fn advertise(&mut self) {
+        let Some(uplink) = &mut self.uplink else { return };
+        let fullest = (0..self.dispatcher.lanes()).map(|lane| self.dispatcher.load(LaneId(lane)).bytes).max().unwrap_or(0);
+        let bound = self.config.limits.lane_bytes;
+        self.full = fullest > if self.full { bound / 2 } else { bound / 4 * 3 };
+        uplink.set_capacity(match self.full || self.draining {
+            true => Capacity::default(),
+            false => Capacity {
+                slots: self.total.slots,
+                prefetch: self.total.prefetch.saturating_add(self.config.queue_tasks),
+            },
+        });
+    }
+}

@@ -1,0 +1,275 @@
+//! The session with the node above, seen from below. It outlives connections.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+use crate::contract::Capacity;
+use crate::message::{Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, StartedEvent, WireAttempt};
+use crate::model::{AttemptId, Function, FunctionHash, IdMap, Now, Outcome, Task, TaskId, Tick, limit};
+
+/// Who dials.
+#[derive(Clone)]
+pub struct UplinkIdentity {
+    /// What it is.
+    pub role: Role,
+    /// Its lasting identity.
+    pub node: Uuid,
+    /// Drawn anew at process start.
+    pub epoch: u64,
+    /// Secret that proves it.
+    pub credential: String,
+    /// Name for people.
+    pub name: String,
+    /// Software version, for people.
+    pub software: String,
+}
+
+impl std::fmt::Debug for UplinkIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { role, node, epoch, name, .. } = self;
+        write!(f, "UplinkIdentity({role:?} {node} `{name}` epoch {epoch:x})")
+    }
+}
+
+/// What the node above wants, or what became of the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UplinkEvent {
+    /// The handshake is complete.
+    Opened,
+    /// Tasks to run.
+    Tasks(Vec<Task>),
+    /// Attempts to stop.
+    Cancel(Vec<AttemptId>),
+    /// Finish what is held and leave.
+    Drain,
+    /// The node above does not take us.
+    Refused(Refused),
+    /// The connection is of no use any more; close it.
+    Failed(String),
+}
+
+/// The session with the node above: handshake, what is held from it, outcomes until it acknowledges them.
+///
+/// A broken connection loses nothing: the next one states what is held and resends what was not acknowledged.
+#[derive(Debug)]
+pub struct Uplink {
+    identity: UplinkIdentity,
+    state: State,
+    last_heard: Tick,
+    silence: Duration,
+    functions: IdMap<FunctionHash, Arc<Function>>,
+    held: IdMap<TaskId, u32>,
+    outbox: VecDeque<OutcomeBatch>,
+    next_sequence: u64,
+    capacity: Capacity,
+    messages: VecDeque<Message>,
+    events: VecDeque<UplinkEvent>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed,
+    Greeting,
+    Open,
+}
+
+impl Uplink {
+    /// A session without a connection.
+    pub fn new(identity: UplinkIdentity) -> Self {
+        Self {
+            identity,
+            state: State::Closed,
+            last_heard: Tick::ZERO,
+            silence: Duration::from_millis(limit::HANDSHAKE_MILLIS),
+            functions: IdMap::default(),
+            held: IdMap::default(),
+            outbox: VecDeque::new(),
+            next_sequence: 1,
+            capacity: Capacity::default(),
+            messages: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Who we say we are.
+    pub const fn identity(&self) -> &UplinkIdentity {
+        &self.identity
+    }
+
+    /// Whether the handshake is complete.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Attempts taken whose outcomes are not acknowledged yet.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// A connection to the node above is there.
+    pub fn handle_connected(&mut self, now: Now) {
+        self.state = State::Greeting;
+        self.last_heard = now.tick;
+        self.silence = Duration::from_millis(limit::HANDSHAKE_MILLIS);
+        self.functions.clear();
+        self.messages.clear();
+        let UplinkIdentity { role, node, epoch, credential, name, software } = self.identity.clone();
+        self.messages.push_back(Message::Hello(Hello {
+            magic: MAGIC,
+            protocol: PROTOCOL,
+            role,
+            node,
+            epoch,
+            credential,
+            name,
+            software,
+        }));
+    }
+
+    /// The connection is gone.
+    pub fn handle_closed(&mut self) {
+        self.state = State::Closed;
+        self.messages.clear();
+        self.functions.clear();
+    }
+
+    /// The node above said something.
+    pub fn handle_message(&mut self, message: Message, now: Now) {
+        self.last_heard = now.tick;
+        match (self.state, message) {
+            (State::Closed, _) => {}
+            (State::Greeting, Message::Welcome(welcome)) => {
+                self.silence = welcome.silence;
+                self.open();
+            }
+            (State::Greeting, Message::Refused(refused)) => self.events.push_back(UplinkEvent::Refused(refused)),
+            (State::Open, Message::Ping(token)) => self.messages.push_back(Message::Pong(token)),
+            (State::Open, Message::OutcomesAcked(through)) => self.acknowledged(through),
+            (State::Open, Message::Cancel(attempts)) => {
+                self.events.push_back(UplinkEvent::Cancel(attempts.into_iter().map(AttemptId::from).collect()));
+            }
+            (State::Open, Message::Drain) => self.events.push_back(UplinkEvent::Drain),
+            (State::Open, Message::Functions(batch)) => {
+                for hash in &batch.forget {
+                    self.functions.remove(hash);
+                }
+                for function in batch.into_functions() {
+                    self.functions.insert(function.hash(), Arc::new(function));
+                }
+                if self.functions.len() > 2 * limit::MAX_SESSION_FUNCTIONS {
+                    self.fail("more functions than a session may hold");
+                }
+            }
+            (State::Open, Message::Tasks(batch)) => {
+                match batch.into_tasks(|hash| self.functions.get(&hash).map(Arc::clone)) {
+                    Ok(tasks) => {
+                        self.held.extend(tasks.iter().map(|task| (task.id, task.attempt)));
+                        self.events.push_back(UplinkEvent::Tasks(tasks));
+                    }
+                    Err(Some(hash)) => self.fail(&format!("task for function {hash}, which was not sent")),
+                    Err(None) => self.fail("task head without a specification"),
+                }
+            }
+            (_, other) => self.fail(&format!("unexpected {}", other.name())),
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.poll_timeout().is_some_and(|(deadline, _)| deadline <= now.tick) {
+            self.fail("the node above is silent");
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), and why.
+    pub fn poll_timeout(&self) -> Option<(Tick, &'static str)> {
+        (self.state != State::Closed).then(|| (self.last_heard + self.silence, "uplink silence"))
+    }
+
+    /// Room below changed.
+    pub fn set_capacity(&mut self, capacity: Capacity) {
+        if capacity != self.capacity {
+            self.capacity = capacity;
+            if self.is_open() {
+                self.messages.push_back(Message::Capacity(capacity.into()));
+            }
+        }
+    }
+
+    /// Attempts ended here. Kept until acknowledged.
+    pub fn finish(&mut self, outcomes: Vec<Outcome>) {
+        let mut outcomes = outcomes.into_iter().peekable();
+        while outcomes.peek().is_some() {
+            let mut bytes = 0;
+            let batch = OutcomeBatch::new(
+                self.next_sequence,
+                std::iter::from_fn(|| {
+                    let fits = bytes < limit::TARGET_BATCH_BYTES;
+                    outcomes.next_if(|_| fits).inspect(|outcome| bytes += 64 + outcome.payload_bytes())
+                })
+                .take(limit::MAX_BATCH_TASKS),
+            );
+            self.next_sequence += 1;
+            if self.is_open() {
+                self.messages.push_back(Message::Outcomes(batch.clone()));
+            }
+            self.outbox.push_back(batch);
+        }
+    }
+
+    /// Attempts began to run here. Said once and not repeated.
+    pub fn started(&mut self, events: Vec<StartedEvent>) {
+        if self.is_open() && !events.is_empty() {
+            self.messages.push_back(Message::TaskEvents(events));
+        }
+    }
+
+    /// Figures for people. Said once and not repeated.
+    pub fn report(&mut self, report: Report) {
+        if self.is_open() {
+            self.messages.push_back(Message::Report(report));
+        }
+    }
+
+    /// Leaves: what is held is given back.
+    pub fn goodbye(&mut self) {
+        if self.is_open() {
+            self.messages.push_back(Message::Goodbye);
+        }
+    }
+
+    /// The next message to send.
+    pub fn poll_message(&mut self) -> Option<Message> {
+        self.messages.pop_front()
+    }
+
+    /// The next thing to react to.
+    pub fn poll_event(&mut self) -> Option<UplinkEvent> {
+        self.events.pop_front()
+    }
+
+    /// States what is held, resends what was not acknowledged, and opens.
+    fn open(&mut self) {
+        self.state = State::Open;
+        let held: Vec<_> =
+            self.held.iter().map(|(task, number)| WireAttempt { task: *task, number: *number }).collect();
+        self.messages.extend(held.chunks(limit::MAX_BATCH_TASKS).map(|chunk| Message::Held(chunk.to_vec())));
+        self.messages.push_back(Message::Capacity(self.capacity.into()));
+        self.messages.extend(self.outbox.iter().cloned().map(Message::Outcomes));
+        self.events.push_back(UplinkEvent::Opened);
+    }
+
+    fn acknowledged(&mut self, through: u64) {
+        while let Some(batch) = self.outbox.pop_front_if(|batch| batch.sequence <= through) {
+            for head in &batch.heads {
+                self.held.remove(&head.task);
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: &str) {
+        self.state = State::Closed;
+        self.events.push_back(UplinkEvent::Failed(reason.to_owned()));
+    }
+}

@@ -1,0 +1,11 @@
+//! Links between the processes of the funcx fabric, the service that they meet in, and its client.
+#![warn(missing_docs)]
+
+pub mod auth;
+pub mod client;
+pub mod codec;
+pub mod driver;
+pub mod http;
+pub mod service;
+pub mod store;
+pub mod transport;

@@ -1,0 +1,1066 @@
+"""Python worker of the process pool, and the zygote that forks such workers.
+
+    python worker.py zygote     fork workers on request; control socket on fd 0
+    python worker.py worker     be one worker; FUNCX_WORKER_SOCKET and FUNCX_WORKER_ID say where and which
+
+PROTOCOL.md, beside this file, says what travels between worker, zygote and manager. This file needs only the standard
+library. The packages dill and globus_compute_sdk are imported when a task needs them, never earlier.
+"""
+
+import sys
+
+# Stands before everything else, and the file keeps to syntax that Python 3.6 can parse, so that an old interpreter
+# gets to say this line instead of a SyntaxError.
+if sys.version_info < (3, 8):
+    sys.stderr.write(f"funcx worker: needs Python 3.8 or newer, {sys.executable} is {sys.version.split()[0]}\n")
+    sys.exit(3)
+
+import base64
+import binascii
+import fcntl
+import functools
+import gc
+import importlib
+import io
+import json
+import linecache
+import os
+import pickle
+import platform
+import select
+import signal
+import socket
+import struct
+import tempfile
+import traceback
+import types
+from time import time_ns
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 256 << 20
+# One receive of this size holds thousands of small tasks.
+RECEIVE_BYTES = 1 << 20
+# Outcomes are written together until they are this many bytes or this old, or nothing is left to do.
+FLUSH_BYTES = 256 << 10
+FLUSH_NS = 1_000_000
+# After a run longer than FLUSH_NS, so many runs of that function do not keep earlier outcomes waiting.
+WARY_RUNS = 64
+# A traceback longer than this loses its middle; what helps a person is at both ends.
+MAX_TRACEBACK_CHARS = 256 << 10
+
+EXIT_CLEAN, EXIT_FAILED, EXIT_PROTOCOL = 0, 1, 2
+
+FRAME_HEAD = struct.Struct("<IB")
+U32 = struct.Struct("<I")
+U64 = struct.Struct("<Q")
+FUNCTION_HEAD = struct.Struct("<IBI")
+TASK_HEAD = struct.Struct("<Q16sIIII")
+OUTCOME_HEAD = struct.Struct("<QBxxxIIIQQ")
+
+HELLO, STARTED, OUTCOMES = b"HSO"
+WELCOME, FUNCTION, DROP, TASKS, EXIT = b"WFDTX"
+ANNOUNCE = 1
+RETURNED, RAISED = 0, 1
+PYTHON_SOURCE, GLOBUS_COMPUTE, SHELL = 1, 2, 3
+
+THIS_FILE = (lambda: None).__code__.co_filename
+
+
+# ---- Errors ----------------------------------------------------------------------------------------------------------
+
+
+class ProtocolError(Exception):
+    """The manager sent something that is not the protocol; the worker cannot go on."""
+
+
+class CouldNotExecuteUserTaskError(Exception):
+    """The task did not reach the user's code. Its name is the error code on the wire."""
+
+
+class MaxResultSizeExceeded(Exception):
+    """The task returned more than the manager takes. Its name is the error code on the wire."""
+
+    def __init__(self, size, limit):
+        super().__init__(f"Task result of {size}B exceeded current limit of {limit}B")
+
+
+class SerializationError(Exception):
+    """The returned value cannot be turned into bytes. Counts as an error of the user's code, as it does upstream."""
+
+
+class DeserializationError(Exception):
+    """Function or arguments cannot be made from their bytes. Counts as an error of the user's code, as it does upstream."""
+
+
+def missing_package(module, package):
+    return CouldNotExecuteUserTaskError(
+        f"this worker's Python ({sys.executable}) has no {module}: pip install {package}"
+    )
+
+
+def describe(error):
+    """The payload of a raised outcome."""
+    if isinstance(error, (CouldNotExecuteUserTaskError, MaxResultSizeExceeded)):
+        code, message, text = type(error).__name__, f"remote error: {error}", repr(error)
+    else:
+        code, message = "RemoteExecutionError", "An error occurred during the execution of this task"
+        try:
+            text = "".join(traceback.format_exception(type(error), error, user_traceback(error)))
+        except Exception as failure:  # An exception's own methods can fail in any way.
+            text = f"{type(error).__name__} (its traceback cannot be formatted: {type(failure).__name__})\n"
+    if len(text) > MAX_TRACEBACK_CHARS:
+        half = MAX_TRACEBACK_CHARS // 2
+        text = f"{text[:half]}\n[… {len(text) - 2 * half} characters dropped]\n{text[-half:]}"
+    return json.dumps({"code": code, "message": message, "traceback": text}).encode()
+
+
+def user_traceback(error):
+    """The traceback without the worker's own frames, which are the outermost ones."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == THIS_FILE:
+        frames = frames.tb_next
+    return frames
+
+
+# ---- Source text -----------------------------------------------------------------------------------------------------
+
+
+def define(name, source, namespace, filename):
+    """Run `source` and return what it calls `name`. Tracebacks will show the lines of `source`."""
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    exec(compile(source, filename, "exec", dont_inherit=True), namespace)
+    return namespace[name]
+
+
+# ---- Kind 1: Python source, JSON in and out --------------------------------------------------------------------------
+
+
+def json_arguments(payload):
+    if not payload:
+        return (), {}
+    try:
+        call = json.loads(payload)
+        args, kwargs = call.get("args", ()), call.get("kwargs", {})
+    except (ValueError, AttributeError) as error:
+        raise CouldNotExecuteUserTaskError(f"the arguments are not a JSON object: {error}") from None
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
+        raise CouldNotExecuteUserTaskError('the arguments are not of the form {"args": [...], "kwargs": {...}}')
+    return args, kwargs
+
+
+def make_json_encoder():
+    """A function from a value to the pieces of its JSON text.
+
+    `JSONEncoder.encode` builds a new C encoder for every value, which takes most of its time; this one is built once.
+    NaN and infinities are refused: they are not JSON, and the other end may be written in any language.
+    """
+    encoder = json.JSONEncoder(allow_nan=False, check_circular=False)
+    try:
+        c_encoder = json.encoder.c_make_encoder(
+            None, encoder.default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, False
+        )
+        c_encoder(None, 0)
+    except TypeError:  # No C encoder here, or one with other parameters.
+        return encoder.encode
+    return lambda value: c_encoder(value, 0)
+
+
+json_pieces = make_json_encoder()
+
+
+def encode_json(value):
+    if value is None:
+        return b"null"
+    try:
+        return "".join(json_pieces(value)).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"the returned value cannot be written as JSON: {error}") from None
+
+
+def load_python(body, entry, index):
+    """Kind 1: the named callable of a module made from `body`."""
+    # A module of its own, known to `sys.modules`, as dataclasses, pickle and typing look there for what it defines.
+    module = types.ModuleType(f"funcx_function_{index}")
+    sys.modules[module.__name__] = module
+    try:
+        function = define(entry, body.decode(), vars(module), function_filename(index))
+    except KeyError as error:
+        if error.args != (entry,):
+            raise
+        function = None
+    if not callable(function):
+        raise CouldNotExecuteUserTaskError(f"the function's source defines no callable named {entry!r}")
+
+    def call(payload, _task_id, _serializers):
+        if not payload:
+            return encode_json(function())
+        args, kwargs = json_arguments(payload)
+        return encode_json(function(*args, **kwargs))
+
+    return call
+
+
+def function_filename(index):
+    return f"<function {index}>"
+
+
+# ---- Kind 2: Globus Compute buffers ----------------------------------------------------------------------------------
+
+
+def import_dill():
+    """dill, or None where it is not installed."""
+    try:
+        return importlib.import_module("dill")
+    except ModuleNotFoundError:
+        return None
+
+
+def unpickle(raw):
+    """What `dill.loads` gives for `raw`, by way of the much faster C unpickler where that gives the same.
+
+    dill treats objects differently from pickle only where the module dill or `__main__` is named in the pickle.
+    """
+    try:
+        if b"dill" in raw or b"__main__" in raw:
+            dill = import_dill()
+            if dill is not None:
+                return dill.loads(raw)
+        return pickle.loads(raw)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        # dill writes the module `__builtin__` of Python 2 where it means the globals of `__main__`.
+        if module in ("dill", "__builtin__"):
+            raise missing_package("dill", "dill") from None
+        if module == "globus_compute_sdk":
+            raise missing_package("globus_compute_sdk", "globus-compute-sdk") from None
+        raise
+
+
+PLAIN_SCALARS = frozenset((type(None), bool, int, float, str, bytes))
+
+
+def is_plain(value, depth=4):
+    """Whether pickle and dill surely agree on `value`: only exact builtin types, not too deeply nested."""
+    kind = type(value)
+    if kind in PLAIN_SCALARS:
+        return True
+    if kind is dict:
+        return is_plain([*value.keys()], depth) and is_plain([*value.values()], depth)
+    if kind is not list and kind is not tuple:
+        return False
+    others = set(map(type, value)) - PLAIN_SCALARS
+    if not others:
+        return True
+    return depth > 0 and all(type(item) in PLAIN_SCALARS or is_plain(item, depth - 1) for item in value)
+
+
+def encode_base64(raw):
+    # Up to 57 bytes are one line, for which the C function alone gives what `encodebytes` does.
+    return binascii.b2a_base64(raw) if 0 < len(raw) <= 57 else base64.encodebytes(raw)
+
+
+def encode_dill_data(value):
+    dill = None if is_plain(value) else import_dill()
+    return b"00\n" + encode_base64((dill or pickle).dumps(value))
+
+
+def encode_dill_code(value):
+    dill = import_dill()
+    if dill is None:
+        raise missing_package("dill", "dill")
+    return b"01\n" + encode_base64(dill.dumps(value))
+
+
+def encode_json_data(value):
+    return b"11\n" + json.dumps(value).encode()
+
+
+def encode_all_data(value):
+    buffers, failures = [], []
+    for encode in (encode_json_data, encode_dill_data):
+        try:
+            buffer = encode(value)
+        except Exception as error:
+            failures.append(f"{type(error).__name__}: {error}")
+        else:
+            buffers.append(b"%d\n%b" % (len(buffer), buffer))  # ASCII, so bytes are code points here.
+    if not buffers:
+        raise SerializationError("; ".join(failures))
+    return b"13\n" + b"".join(buffers)
+
+
+ENCODED_NONE = encode_dill_data(None)
+
+
+def encode_globus(value):
+    """The default strategy of the SDK: data by 00, code by 01."""
+    if value is None:
+        return ENCODED_NONE
+    try:
+        return encode_dill_code(value) if callable(value) else encode_dill_data(value)
+    except CouldNotExecuteUserTaskError:
+        raise
+    except Exception as error:
+        strategy = "Code serialization strategy DillCode" if callable(value) else "Data serialization strategy DillDataBase64"
+        raise SerializationError(f"{strategy} failed") from error.with_traceback(user_traceback(error))
+
+
+# Strategy class -> (whether it is for callables, encoder). The SDK, if installed, has the rest.
+RESULT_STRATEGIES = {
+    "JSONData": (False, encode_json_data),
+    "DillDataBase64": (False, encode_dill_data),
+    "AllDataStrategies": (False, encode_all_data),
+    "DillCode": (True, encode_dill_code),
+}
+
+
+def encode_with_serializers(value, serializers):
+    """The first of `serializers`, given as import paths, that can encode `value`."""
+    names = [path.rpartition(".")[2] for path in serializers if path.startswith("globus_compute_sdk.serialize.")]
+    if len(names) < len(serializers) or not RESULT_STRATEGIES.keys() >= set(names):
+        try:
+            from globus_compute_sdk.serialize import ComputeSerializer
+        except ModuleNotFoundError:
+            raise missing_package("globus_compute_sdk", "globus-compute-sdk") from None
+        return ComputeSerializer.serialize_from_list(value, serializers).encode()
+    failures = []
+    for name in names:
+        for_code, encode = RESULT_STRATEGIES[name]
+        if for_code != callable(value):
+            failures.append(f"{name}: is for {'code' if for_code else 'data'}")
+            continue
+        try:
+            return encode(value)
+        except Exception as error:
+            failures.append(f"{name}: {type(error).__name__}: {error}")
+    raise SerializationError("All strategies failed.\n* " + "\n* ".join(failures))
+
+
+def unpack_frames(text):
+    """The buffers of a framed string. Lengths count code points, which is why this works on str and not on bytes."""
+    buffers = []
+    start = 0
+    while start < len(text):
+        newline = text.find("\n", start)
+        if newline < 0:
+            raise CouldNotExecuteUserTaskError("malformed buffer: a length without a newline after it")
+        try:
+            length = int(text[start:newline])
+        except ValueError:
+            raise CouldNotExecuteUserTaskError(
+                f"malformed buffer: {text[start:newline][:20]!r} is not a length"
+            ) from None
+        start = newline + 1
+        end = start + length
+        if length < 0 or end > len(text):
+            raise CouldNotExecuteUserTaskError(
+                f"malformed buffer: a length of {length} where {len(text) - start} characters remain"
+            )
+        buffers.append(text[start:end])
+        start = end
+    return buffers
+
+
+def decode_dill(body, _filename=None):
+    return unpickle(binascii.a2b_base64(body.encode()))
+
+
+def decode_json(body, _filename):
+    return json.loads(body)
+
+
+def decode_dill_source(body, filename):
+    name, source = decode_dill(body)
+    return define(name, source, {}, filename)
+
+
+def decode_pure_source(body, filename):
+    name, source = body.split(":", 1)
+    return define(name, source, {}, filename)
+
+
+def first_that_decodes(buffers, filename):
+    failures = []
+    for buffer in buffers:
+        try:
+            return decode(buffer, filename)
+        except Exception as error:
+            failures.append(f"{buffer[:2]}: {type(error).__name__}: {error}")
+    raise DeserializationError("no strategy could deserialize the buffer:\n* " + "\n* ".join(failures))
+
+
+def decode_framed_alternatives(body, filename):
+    return first_that_decodes(unpack_frames(body), filename)
+
+
+def decode_joined_alternatives(body, filename):
+    # Source text may hold the separator, so only what stands before the first source text can be told apart: the
+    # three base64 strategies. They are what upstream can decode of this strategy, too.
+    parts = body.split(":")
+    return first_that_decodes(map("".join, zip(parts[0:6:2], parts[1:6:2])), filename)
+
+
+DECODERS = {
+    "00\n": decode_dill,
+    "01\n": decode_dill,
+    "02\n": decode_dill,
+    "03\n": decode_dill_source,
+    "04\n": decode_dill_source,
+    "10\n": decode_joined_alternatives,
+    "11\n": decode_json,
+    "12\n": decode_framed_alternatives,
+    "13\n": decode_framed_alternatives,
+    "sd\n": decode_pure_source,
+    "st\n": decode_pure_source,
+}
+
+
+def decode(buffer, filename=None):
+    decoder = DECODERS.get(buffer[:3])
+    if decoder is None:
+        raise DeserializationError(f"no serialization strategy has the identifier {buffer[:3]!r}")
+    return decoder(buffer[3:], filename)
+
+
+# What the SDK sends for no arguments, as most no-argument calls look; these need no unpickling.
+NO_ARGS = encode_dill_data(()).decode()
+NO_KWARGS = encode_dill_data({}).decode()
+
+
+def globus_arguments(payload):
+    buffers = unpack_frames(payload.decode())
+    if len(buffers) != 2:
+        raise CouldNotExecuteUserTaskError(f"malformed buffer: {len(buffers)} parts, not arguments and keyword arguments")
+    args, kwargs = buffers
+    return () if args == NO_ARGS else decode(args), {} if kwargs == NO_KWARGS else decode(kwargs)
+
+
+def load_globus(body, index):
+    """Kind 2: a serialized function of the Globus Compute SDK."""
+    buffers = unpack_frames(body.decode())
+    if len(buffers) != 1:
+        raise CouldNotExecuteUserTaskError(f"malformed buffer: {len(buffers)} parts, not one function")
+    function = decode(buffers[0], function_filename(index))
+    publish_task_id = task_id_variable("GC_TASK_UUID")
+
+    def call(payload, task_id, serializers):
+        publish_task_id(task_id)
+        args, kwargs = globus_arguments(payload)
+        value = function(*args, **kwargs)
+        return encode_with_serializers(value, serializers) if serializers else encode_globus(value)
+
+    return call
+
+
+split_uuid = struct.Struct("8s4s4s4s12s").unpack
+
+
+def uuid_text(task_id):
+    return b"%b-%b-%b-%b-%b" % split_uuid(binascii.hexlify(task_id))
+
+
+@functools.lru_cache(maxsize=None)
+def task_id_variable(name):
+    """Return a function that gives the environment variable `name` the text of a task id."""
+    if sys.platform == "linux":
+        try:
+            import ctypes
+
+            return task_id_in_place(name, ctypes)
+        except (ImportError, AttributeError):
+            pass
+
+    def publish(task_id):
+        os.environ[name] = uuid_text(task_id).decode()
+
+    return publish
+
+
+def task_id_in_place(name, ctypes):
+    """As `task_id_variable`, by writing over the text that the C environment points to.
+
+    POSIX lets the string given to putenv(3) be changed afterwards. Setting the variable anew for every task is slower,
+    and glibc keeps every value a variable ever had: about 100 bytes are lost for each task.
+    """
+    key = name.encode()
+    entry = ctypes.create_string_buffer(key + b"=" + uuid_text(bytes(16)))
+    text_in_entry = memoryview(entry).cast("B")[len(key) + 1 : -1]
+    putenv = ctypes.CDLL(None).putenv
+    # The mapping that os.environ reads; assigning to os.environ itself would call setenv(3).
+    environment = os.environ._data
+    published = b""
+
+    def publish(task_id):
+        nonlocal published
+        text = text_in_entry[:] = uuid_text(task_id)
+        # The first time, and when a task has itself changed the variable, the C environment does not point here.
+        if environment.get(key) is not published:
+            putenv(entry)
+        environment[key] = published = text
+
+    return publish
+
+
+# ---- Kind 3: shell commands ------------------------------------------------------------------------------------------
+
+SHELL_PATH = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
+
+
+def load_shell(body, capture):
+    """Kind 3: a command template, run in the worker's process group so that what ends the worker ends the command."""
+    template = body.decode()
+
+    def call(payload, task_id, _serializers):
+        args, kwargs = json_arguments(payload)
+        command = template.format(*args, **kwargs)
+        pid = os.posix_spawn(
+            SHELL_PATH,
+            [SHELL_PATH, "-c", command],
+            dict(os.environ, FUNCX_TASK_ID=uuid_text(task_id).decode()),
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+            # Python ignores these two, and a child would inherit that.
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
+        status = os.waitpid(pid, 0)[1]
+        stdout, stderr = capture.take()
+        value = {
+            "returncode": -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status),
+            "stdout": stdout.decode(errors="replace"),
+            "stderr": stderr.decode(errors="replace"),
+            "cmd": command,
+        }
+        return json.dumps(value, ensure_ascii=False).encode(errors="replace")
+
+    return call
+
+
+# ---- Standard streams ------------------------------------------------------------------------------------------------
+
+
+class Capture:
+    """Takes what a task writes to file descriptors 1 and 2, from Python, C or a child process.
+
+    Both lead to unlinked files. Files never block the writer, and asking for their size is the cheapest way to learn
+    that nothing was written; pipes would need a reading thread.
+    """
+
+    def __init__(self, max_output_bytes):
+        self.limit = max_output_bytes
+        self.stdout_fd, self.stderr_fd = self.redirect(1), self.redirect(2)
+        self.open_streams()
+
+    @staticmethod
+    def redirect(fd):
+        with tempfile.TemporaryFile(buffering=0) as file:
+            # Writers that share the file must not overwrite each other, nor leave a hole after `take`.
+            fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
+            os.dup2(file.fileno(), fd)
+            # A handle of our own: the task may do as it likes with its descriptors 1 and 2.
+            return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3)
+
+    def open_streams(self):
+        """New `sys.stdout` and `sys.stderr`. Only stdout is buffered, so that one flush per task is enough."""
+        text = {"encoding": "utf-8", "errors": "backslashreplace"}
+        sys.stdout = sys.__stdout__ = io.TextIOWrapper(open(1, "wb", closefd=False), **text)
+        sys.stderr = sys.__stderr__ = io.TextIOWrapper(open(2, "wb", 0, closefd=False), write_through=True, **text)
+        self.flush = sys.stdout.flush
+
+    def take(self):
+        """What was written to stdout and stderr since the last call."""
+        return self.take_file(self.stdout_fd), self.take_file(self.stderr_fd)
+
+    def take_file(self, fd):
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if not size:
+            return b""
+        dropped = max(0, size - self.limit)
+        text = os.pread(fd, size - dropped, dropped)
+        os.ftruncate(fd, 0)
+        return f"[… {dropped} bytes dropped]\n".encode() + text if dropped else text
+
+
+# ---- Worker ----------------------------------------------------------------------------------------------------------
+
+
+def read_frames(connection, before_wait):
+    """Yield (kind, body) of every frame until the peer closes; call `before_wait` when the input has run dry."""
+    buffer = bytearray(RECEIVE_BYTES)
+    start = end = 0
+    while True:
+        needed = FRAME_HEAD.size
+        while end - start >= needed:
+            length, kind = FRAME_HEAD.unpack_from(buffer, start)
+            if not 1 <= length <= MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame of {length} bytes; 1 to {MAX_FRAME_BYTES} are allowed")
+            needed = U32.size + length
+            if end - start < needed:
+                break
+            body_start, start = start + FRAME_HEAD.size, start + needed
+            yield kind, bytes(memoryview(buffer)[body_start:start])
+            needed = FRAME_HEAD.size
+        rest = buffer[start:end]
+        if needed > len(buffer) or (len(buffer) > RECEIVE_BYTES >= needed):
+            buffer = bytearray(max(RECEIVE_BYTES, needed))
+        buffer[: len(rest)] = rest
+        start, end = 0, len(rest)
+        before_wait()
+        received = connection.recv_into(memoryview(buffer)[end:])
+        if not received:
+            return
+        end += received
+
+
+class Worker:
+    """One worker process: runs tasks one after the other, in the order they come."""
+
+    def __init__(self, connection, welcome):
+        self.connection = connection
+        self.work_dir = os.path.abspath(welcome["work_dir"])
+        os.makedirs(self.work_dir, exist_ok=True)
+        os.chdir(self.work_dir)
+        os.environ.pop("GC_TASK_SANDBOX_DIR", None)
+        self.max_result_bytes = welcome["max_result_bytes"]
+        self.capture = Capture(welcome["max_output_bytes"])
+        self.functions = {}
+        # Function index -> how many of its next runs must not keep finished outcomes waiting.
+        self.wary = {}
+        self.outcome_heads, self.outcome_bodies, self.buffered_bytes = [], [], 0
+        self.flush_at = 0
+        # Not empty in a process that the task forked.
+        self.forked = []
+        os.register_at_fork(before=lambda: self.capture.flush(), after_in_child=self.after_fork_in_child)
+
+    def after_fork_in_child(self):
+        # The child must neither speak to the manager nor keep the connection open when this worker is gone.
+        self.forked.append(True)
+        self.connection.close()
+
+    def handle_frame(self, kind, body):
+        if kind == TASKS:
+            self.run_tasks(body)
+        elif kind == FUNCTION:
+            self.add_function(body)
+        elif kind == DROP:
+            self.drop_function(U32.unpack(body)[0])
+        else:
+            raise ProtocolError(f"a frame of unknown kind {kind}")
+
+    # -- Functions --
+
+    def add_function(self, body):
+        index, kind, entry_size = FUNCTION_HEAD.unpack_from(body)
+        entry_end = FUNCTION_HEAD.size + entry_size
+        if entry_end > len(body):
+            raise ProtocolError("a function frame shorter than it says")
+        entry, body = body[FUNCTION_HEAD.size : entry_end].decode(), body[entry_end:]
+
+        def load_and_call(payload, task_id, serializers):
+            # Loading waits for the first task: where it fails, it is that task which has failed.
+            if kind == PYTHON_SOURCE:
+                call = load_python(body, entry, index)
+            elif kind == GLOBUS_COMPUTE:
+                call = load_globus(body, index)
+            elif kind == SHELL:
+                call = load_shell(body, self.capture)
+            else:
+                raise CouldNotExecuteUserTaskError(f"this worker has no functions of kind {kind}")
+            self.functions[index] = call
+            return call(payload, task_id, serializers)
+
+        self.functions[index] = load_and_call
+        self.wary[index] = 1
+
+    def drop_function(self, index):
+        self.functions.pop(index, None)
+        self.wary.pop(index, None)
+        linecache.cache.pop(function_filename(index), None)
+        sys.modules.pop(f"funcx_function_{index}", None)
+
+    # -- Tasks --
+
+    def run_tasks(self, body):
+        """Run the tasks of one frame. What stands in its loop is paid for by every task: names are bound beforehand."""
+        (count,) = U32.unpack_from(body)
+        position = U32.size + count * TASK_HEAD.size
+        function_of = self.functions.get
+        wary, forked, capture = self.wary, self.forked, self.capture
+        stdout_fd, stderr_fd, size_of, seek_end = capture.stdout_fd, capture.stderr_fd, os.lseek, os.SEEK_END
+        add_head, add_body, pack_head = self.outcome_heads.append, self.outcome_bodies.append, OUTCOME_HEAD.pack
+        max_result_bytes, now = self.max_result_bytes, time_ns
+
+        started = now()
+        if not self.outcome_heads:
+            self.flush_at = started + FLUSH_NS
+        for tag, task_id, index, flags, options_size, payload_size in TASK_HEAD.iter_unpack(body[U32.size : position]):
+            options_end = position + options_size
+            payload_end = options_end + payload_size
+            if payload_end > len(body):
+                raise ProtocolError("a task frame shorter than it says")
+            if flags or index in wary:
+                self.flush(tag if flags & ANNOUNCE else None)
+                started = now()
+            try:
+                call, payload = function_of(index, unknown_function), body[options_end:payload_end]
+                if options_size:
+                    result = self.call_with_options(call, payload, task_id, body[position:options_end])
+                else:
+                    result = call(payload, task_id, None)
+                kind, size = RETURNED, len(result)
+                if size > max_result_bytes:
+                    raise MaxResultSizeExceeded(size, max_result_bytes)
+            except BaseException as error:  # Also what sys.exit and a signal handler raise: the worker goes on.
+                kind, result = RAISED, describe(error)
+                size = len(result)
+            ended = now()
+            position = payload_end
+
+            try:
+                capture.flush()
+            except Exception:  # The task has closed sys.stdout, or the disk is full.
+                capture.open_streams()
+            if forked:
+                os._exit(kind)
+            if size_of(stdout_fd, 0, seek_end) or size_of(stderr_fd, 0, seek_end):
+                stdout, stderr = capture.take()
+                add_head(pack_head(tag, kind, size, len(stdout), len(stderr), started, ended))
+                result += stdout + stderr
+            else:
+                add_head(pack_head(tag, kind, size, 0, 0, started, ended))
+            add_body(result)
+
+            self.buffered_bytes += size
+            if ended > self.flush_at or self.buffered_bytes > FLUSH_BYTES or index in wary:
+                self.judge_run(index, ended - started)
+                self.flush()
+                ended = now()
+            started = ended
+
+    def judge_run(self, index, duration_ns):
+        """Outcomes of short tasks may wait for each other, but not for a task that can be expected to run long."""
+        if duration_ns > FLUSH_NS:
+            self.wary[index] = WARY_RUNS
+        elif self.wary.get(index, 0) > 1:
+            self.wary[index] -= 1
+        else:
+            self.wary.pop(index, None)
+
+    def call_with_options(self, call, payload, task_id, options):
+        try:
+            options = json.loads(options)
+            resources = options.get("resource_specification") or {}
+            variables = {f"PARSL_{key.upper()}": str(value) for key, value in resources.items()}
+            variables.update(options.get("env") or {})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CouldNotExecuteUserTaskError(f"malformed task options: {error}") from None
+        directory = self.work_dir
+        if options.get("sandbox"):
+            directory = os.path.join(directory, uuid_text(task_id).decode())
+            os.makedirs(directory, exist_ok=True)
+            variables["GC_TASK_SANDBOX_DIR"] = directory
+
+        before = {name: os.environ.get(name) for name in variables}
+        try:
+            os.environ.update(variables)
+            os.chdir(directory)
+            return call(payload, task_id, options.get("result_serializers"))
+        finally:
+            os.chdir(self.work_dir)
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    def flush(self, announced_tag=None):
+        """Send the finished outcomes and, in the same write, that a task begins."""
+        pieces = []
+        if self.outcome_heads:
+            pieces += self.outcome_heads
+            pieces += self.outcome_bodies
+            count = U32.pack(len(self.outcome_heads))
+            length = 1 + len(count) + sum(map(len, pieces))
+            pieces[:0] = [FRAME_HEAD.pack(length, OUTCOMES), count]
+            # Emptied and not replaced: `run_tasks` holds on to these lists.
+            self.outcome_heads.clear()
+            self.outcome_bodies.clear()
+            self.buffered_bytes = 0
+        if announced_tag is not None:
+            pieces += [FRAME_HEAD.pack(1 + U64.size, STARTED), U64.pack(announced_tag)]
+        if pieces:
+            self.connection.sendall(b"".join(pieces))
+        self.flush_at = time_ns() + FLUSH_NS
+
+
+def unknown_function(_payload, _task_id, _serializers):
+    raise CouldNotExecuteUserTaskError("the task names a function that this worker was not given")
+
+
+def environment_details():
+    """What the SDK tells its users about the Python that ran a task."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(package):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "os": platform.platform(),
+        "python_version": platform.python_version(),
+        "dill_version": installed("dill"),
+        "globus_compute_sdk_version": installed("globus-compute-sdk"),
+    }
+
+
+def check_welcome(kind, body):
+    if kind != WELCOME:
+        raise ProtocolError(f"the first frame is of kind {kind}, not a welcome")
+    welcome = json.loads(body)
+    # A frame holds FLUSH_BYTES of outcomes and one more, of any size; the rest is ample room for heads and tracebacks.
+    largest = welcome["max_result_bytes"] + 2 * welcome["max_output_bytes"] + (4 << 20)
+    if largest > MAX_FRAME_BYTES:
+        raise ProtocolError(f"outcomes of {largest} bytes would not fit into a frame of {MAX_FRAME_BYTES}")
+    return welcome
+
+
+def connect(path):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("\0" + path[1:] if path.startswith("@") else path)
+    return connection
+
+
+def run_worker(path, worker_id, details):
+    """Be the worker `worker_id` of the manager that listens at `path`, until it says or goes away. The exit code."""
+    # Standard error will be the task's. What the worker has to say for itself goes where it went before.
+    own_stderr = os.fdopen(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3), "w")
+    try:
+        connection = connect(path)
+        hello = {
+            "protocol": PROTOCOL_VERSION,
+            "worker": worker_id,
+            "pid": os.getpid(),
+            "language": "python",
+            "details": details,
+        }
+        body = json.dumps(hello).encode()
+        connection.sendall(FRAME_HEAD.pack(1 + len(body), HELLO) + body)
+
+        worker = None
+        for kind, body in read_frames(connection, lambda: worker and worker.flush()):
+            if worker is None:
+                worker = Worker(connection, check_welcome(kind, body))
+            elif kind == EXIT:
+                worker.flush()
+                break
+            else:
+                worker.handle_frame(kind, body)
+        return EXIT_CLEAN
+    except (BrokenPipeError, ConnectionResetError):
+        return EXIT_CLEAN  # The manager went away, which is its right.
+    except (ProtocolError, struct.error, KeyError, ValueError) as error:
+        print(f"funcx worker {worker_id}: protocol error: {error}", file=own_stderr, flush=True)
+        return EXIT_PROTOCOL
+    except Exception:
+        print(f"funcx worker {worker_id}: {traceback.format_exc()}", file=own_stderr, flush=True)
+        return EXIT_FAILED
+
+
+# ---- Zygote ----------------------------------------------------------------------------------------------------------
+
+
+def die_with_parent(signal_number):
+    """Ask the kernel for a signal when the parent is gone. Only Linux does that, and only as a second line of defence."""
+    try:
+        import ctypes
+
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
+    except (ImportError, OSError, AttributeError):
+        pass
+
+
+class Zygote:
+    """Forks workers when the manager says so, from a process that has already imported what they need.
+
+    Lines of JSON travel both ways on file descriptor 0. When it closes, the manager is gone and so are the workers.
+    """
+
+    CONTROL_FD = 0
+
+    def __init__(self):
+        self.pid = os.getpid()
+        self.manager_pid = os.getppid()
+        self.received = b""
+        self.socket_path = self.details = None
+        self.workers = {}  # pid -> worker id
+
+        self.wakeup, self.wakeup_sender = socket.socketpair()
+        self.wakeup.setblocking(False)
+        self.wakeup_sender.setblocking(False)
+        signal.set_wakeup_fd(self.wakeup_sender.fileno(), warn_on_full_buffer=False)
+        # Only a signal with a handler in Python is written to that socket.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # A batch system or a terminal sends these to every process of a job. When to stop is for the manager to say.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The kernel's "parent" is the thread that started us. It may end long before the manager does, which is why
+        # the signal asked for is one that only makes `run` look.
+        die_with_parent(signal.SIGTERM)
+
+    def run(self):
+        poller = select.poll()
+        poller.register(self.CONTROL_FD, select.POLLIN)
+        poller.register(self.wakeup, select.POLLIN)
+        try:
+            while os.getppid() == self.manager_pid:
+                for fd, _ in poller.poll():
+                    if fd != self.CONTROL_FD:
+                        self.wakeup.recv(4096)
+                        self.reap()
+                    elif not self.receive():
+                        return
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # The same as end of file: the manager is gone.
+        finally:
+            for pid in self.workers:
+                kill_group(pid)
+
+    def receive(self):
+        """Take what has come from the manager; False at the end of it."""
+        received = os.read(self.CONTROL_FD, 1 << 16)
+        *lines, self.received = (self.received + received).split(b"\n")
+        for line in lines:
+            self.handle(json.loads(line))
+        return bool(received)
+
+    def send(self, message):
+        line = json.dumps(message).encode() + b"\n"
+        while line:
+            line = line[os.write(self.CONTROL_FD, line) :]
+
+    def handle(self, command):
+        if "socket" in command:
+            self.prepare(command["socket"], command.get("preload") or [])
+        elif "fork" in command and self.details:
+            self.fork(command["fork"])
+        else:
+            raise ProtocolError(f"the zygote does not expect {json.dumps(command)}")
+
+    def prepare(self, socket_path, preload):
+        self.socket_path, self.details = socket_path, environment_details()
+        for name in preload:
+            try:
+                importlib.import_module(name)
+            except BaseException as error:  # Whatever it is, the tasks that need the module will meet it again.
+                print(f"funcx zygote: cannot preload {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        # Text left in a buffer would come out once more in every worker.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Keeps the garbage collector of the workers off the pages they share with this process.
+        gc.freeze()
+        self.send({"ready": {"pid": self.pid, "details": self.details}})
+
+    def fork(self, worker_id):
+        try:
+            pid = os.fork()
+        except OSError as error:
+            print(f"funcx zygote: cannot fork worker {worker_id}: {error}", file=sys.stderr, flush=True)
+            self.send({"exited": worker_id, "pid": 0, "status": EXIT_FAILED, "signal": None})
+            return
+        if pid == 0:
+            status = EXIT_FAILED
+            try:
+                status = self.become_worker(worker_id)
+            finally:
+                # Never back into the zygote's loop, whatever has been raised.
+                os._exit(status)
+        self.workers[pid] = worker_id
+        self.send({"forked": worker_id, "pid": pid})
+
+    def become_worker(self, worker_id):
+        os.setsid()
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != self.pid:
+            return EXIT_FAILED  # The zygote was gone before the kernel was asked.
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.wakeup.close()
+        self.wakeup_sender.close()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self.CONTROL_FD)
+        os.close(null)
+        if "numpy.random" in sys.modules:
+            # Unlike `random`, numpy does not do this by itself: all workers would draw the same numbers.
+            sys.modules["numpy.random"].seed()
+        return run_worker(self.socket_path, worker_id, self.details)
+
+    def reap(self):
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid not in self.workers:
+                continue  # A child of some preloaded module.
+            # As long as a process of the group lives, its number is not given to another one.
+            kill_group(pid)
+            signaled = os.WIFSIGNALED(status)
+            self.send(
+                {
+                    "exited": self.workers.pop(pid),
+                    "pid": pid,
+                    "status": None if signaled else os.WEXITSTATUS(status),
+                    "signal": os.WTERMSIG(status) if signaled else None,
+                }
+            )
+
+
+def kill_group(pid):
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # Nobody left, or only a process that now belongs to somebody else.
+
+
+# ---- Command line ----------------------------------------------------------------------------------------------------
+
+
+def leave_main_to_users():
+    """Put an empty module in the place of `__main__`.
+
+    Functions that dill took from a user's script see the globals of `__main__`. Those must not be this file's, for
+    their sake and for ours. Modules that stand beside this file are not for users to import either.
+    """
+    sys.modules["funcx_worker"] = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(THIS_FILE)):
+        del sys.path[0]
+
+
+def main(arguments):
+    if arguments == ["zygote"]:
+        leave_main_to_users()
+        Zygote().run()
+        return EXIT_CLEAN
+    if arguments == ["worker"]:
+        leave_main_to_users()
+        path, worker_id = os.environ.pop("FUNCX_WORKER_SOCKET"), int(os.environ.pop("FUNCX_WORKER_ID"))
+        try:
+            os.setsid()
+        except PermissionError:
+            pass  # Already the leader of its process group, which is what matters.
+        return run_worker(path, worker_id, environment_details())
+    sys.stderr.write("usage: worker.py zygote | worker.py worker\n")
+    return EXIT_PROTOCOL
+
+
+if __name__ == "__main__":
+    exit_code = main(sys.argv[1:])
+    sys.stderr.flush()
+    # Without waiting for threads that tasks have left behind.
+    os._exit(exit_code)
