@@ -4,7 +4,9 @@
 //! implementation declares in its `Capability` selects which promises are checked.
 
 pub mod authority;
+pub mod dispatcher_model;
 pub mod executor;
+pub mod fabric;
 pub mod launcher;
 pub mod placement;
 pub mod provider;

@@ -18,7 +18,11 @@ use crate::model::{IdentityId, Result, Timestamp};
 /// **Suite.** `funcx_core::conformance::authority`.
 pub trait Authority: Send + Sync + 'static {
     /// Who presents this credential at the time `at`.
-    fn authenticate<'a>(&'a self, credential: &'a Credential, at: Timestamp) -> BoxFuture<'a, Result<Principal>>;
+    fn authenticate<'a>(
+        &'a self,
+        credential: &'a Credential,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Principal>>;
 
     /// Whether `principal` may do `action` to `object`. Pure and quick.
     fn authorize(&self, principal: &Principal, action: Action, object: &Object) -> Result<()>;

@@ -40,8 +40,12 @@ impl<T> Registry<T> {
     pub fn find(&self, name: &str) -> Result<&T> {
         self.entries.get(name).ok_or_else(|| {
             let known = self.names().collect::<Vec<_>>().join(", ");
-            Error::new(ErrorKind::NotFound, "find implementation", format!("there is no `{name}`, only {known}"))
-                .with_context("contract", self.contract)
+            Error::new(
+                ErrorKind::NotFound,
+                "find implementation",
+                format!("there is no `{name}`, only {known}"),
+            )
+            .with_context("contract", self.contract)
         })
     }
 

@@ -36,7 +36,12 @@ pub trait TaskStore: Send + Sync + 'static {
     fn function(&self, id: FunctionId) -> BoxFuture<'_, Result<Option<Arc<FunctionRecord>>>>;
 
     /// Functions of `owner` in order of id, after `after`, at most `limit`.
-    fn functions(&self, owner: IdentityId, after: Option<FunctionId>, limit: usize) -> BoxFuture<'_, Result<Vec<Arc<FunctionRecord>>>>;
+    fn functions(
+        &self,
+        owner: IdentityId,
+        after: Option<FunctionId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arc<FunctionRecord>>>>;
 
     /// The endpoint with this id.
     fn endpoint(&self, id: EndpointId) -> BoxFuture<'_, Result<Option<Arc<EndpointRecord>>>>;
@@ -51,12 +56,22 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// One page of the ids of the tasks that match, oldest first. The second value is the cursor of the next page,
     /// `None` after the last one.
-    fn task_ids<'a>(&'a self, query: TaskQuery, after: Option<TaskCursor>, limit: usize)
-    -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>>;
+    fn task_ids<'a>(
+        &'a self,
+        query: TaskQuery,
+        after: Option<TaskCursor>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>>;
 
     /// Tasks of `endpoint` without an outcome whose sequence number is greater than `after`, in order, at most
     /// `limit` of them and about `max_bytes` of payload (but at least one if there is one).
-    fn pending(&self, endpoint: EndpointId, after: u64, limit: usize, max_bytes: usize) -> BoxFuture<'_, Result<Vec<PendingTask>>>;
+    fn pending(
+        &self,
+        endpoint: EndpointId,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, Result<Vec<PendingTask>>>;
 
     /// Number of tasks of `endpoint` without an outcome.
     fn pending_count(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<u64>>;

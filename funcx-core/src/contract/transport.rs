@@ -143,8 +143,12 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self> {
         match text.find(':') {
             Some(colon) if colon > 0 && colon + 1 < text.len() => Ok(Self { text: text.to_owned(), colon }),
-            _ => Err(Error::new(ErrorKind::InvalidInput, "parse address", "an address looks like `tcp:127.0.0.1:9000`")
-                .with_context("address", text)),
+            _ => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "parse address",
+                "an address looks like `tcp:127.0.0.1:9000`",
+            )
+            .with_context("address", text)),
         }
     }
 }

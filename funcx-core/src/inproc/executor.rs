@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 
 use super::functions::{Begun, NativeFunctions, finish};
 use crate::contract::{Capacity, Executor, ExecutorCapability, ExecutorEvent, ExecutorSink};
-use crate::model::{AttemptId, Error, ErrorKind, Failure, FunctionKind, IdMap, Outcome, OutcomeKind, Result, Task, TaskId};
+use crate::model::{
+    AttemptId, Error, ErrorKind, Failure, FunctionKind, IdMap, Outcome, OutcomeKind, Result, Task, TaskId,
+};
 
 /// Attempts that may wait for each thread. Native functions can take well under a microsecond, so that a round trip
 /// to the node above (tens of microseconds) covers many.
@@ -45,20 +47,23 @@ enum Attempt {
 
 impl fmt::Debug for InProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InProcess").field("functions", &self.inner.functions).field("threads", &self.threads).finish()
+        f.debug_struct("InProcess")
+            .field("functions", &self.inner.functions)
+            .field("threads", &self.threads)
+            .finish()
     }
 }
 
 impl InProcess {
-    pub(super) fn new(functions: NativeFunctions, threads: usize, sink: Arc<dyn ExecutorSink>) -> Result<Self> {
+    pub(super) fn new(
+        functions: NativeFunctions,
+        threads: usize,
+        sink: Arc<dyn ExecutorSink>,
+    ) -> Result<Self> {
         let threads = threads.max(1);
         let (work, waiting) = unbounded();
-        let inner = Arc::new(Inner {
-            functions,
-            sink,
-            work: Mutex::new(Some(work)),
-            attempts: Mutex::default(),
-        });
+        let inner =
+            Arc::new(Inner { functions, sink, work: Mutex::new(Some(work)), attempts: Mutex::default() });
         let (running, stopped) = oneshot::channel::<()>();
         let running = Arc::new(running);
         for index in 0..threads {
@@ -70,7 +75,9 @@ impl InProcess {
                     // The last thread to leave drops the sender, which resolves `stopped`.
                     drop(running);
                 })
-                .map_err(|error| Error::new(ErrorKind::Io, "start native executor", "no thread").with_source(error))?;
+                .map_err(|error| {
+                    Error::new(ErrorKind::Io, "start native executor", "no thread").with_source(error)
+                })?;
         }
         Ok(Self { inner, threads, stopped: stopped.shared() })
     }

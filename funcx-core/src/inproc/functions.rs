@@ -64,7 +64,10 @@ impl NativeFunctions {
         A: DeserializeOwned,
         R: Serialize,
     {
-        self.insert(name.into(), NativeCall::Sync(Arc::new(move |payload| encode(&function(decode(payload)?)))))
+        self.insert(
+            name.into(),
+            NativeCall::Sync(Arc::new(move |payload| encode(&function(decode(payload)?)))),
+        )
     }
 
     /// Registers an asynchronous function whose argument and value are JSON.
@@ -130,7 +133,10 @@ impl NativeFunctions {
     pub(super) fn begin(&self, task: &Task) -> Begun {
         let body = task.spec.function.body();
         if body.kind != FunctionKind::Native {
-            let failure = Failure::new("UnsupportedFunctionKind", format!("no worker here runs {} functions", body.kind));
+            let failure = Failure::new(
+                "UnsupportedFunctionKind",
+                format!("no worker here runs {} functions", body.kind),
+            );
             return Begun::Ended(Outcome::failed(task, OutcomeKind::Raised, &failure));
         }
         match self.by_name.get(&body.entry) {
@@ -176,13 +182,15 @@ fn ended(task: &Task, returned: Returned) -> Outcome {
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     Failure::new("Panicked", format!("the function panicked: {}", text.unwrap_or("(no text)")))
 }
 
 fn decode<A: DeserializeOwned>(payload: &Bytes) -> std::result::Result<A, Failure> {
     let json: &[u8] = if payload.is_empty() { b"null" } else { payload };
-    serde_json::from_slice(json).map_err(|error| Failure::new("InvalidArguments", format!("cannot read the arguments: {error}")))
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::new("InvalidArguments", format!("cannot read the arguments: {error}")))
 }
 
 fn encode<R: Serialize>(value: &R) -> Returned {

@@ -42,4 +42,3 @@ impl Service<Task> for NativeService {
         }
     }
 }
-

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Payloads;
 use crate::model::{
-    Accelerators, Function, FunctionBody, FunctionHash, FunctionKind, Hop, HopStamps, IdentityId, Outcome, OutcomeKind,
-    Shape, Target, Task, TaskId, TaskLimits, TaskSpec, TraceContext,
+    Accelerators, Function, FunctionBody, FunctionHash, FunctionKind, Hop, HopStamps, IdentityId, Outcome,
+    OutcomeKind, Shape, Target, Task, TaskId, TaskLimits, TaskSpec, TraceContext,
 };
 
 /// Bodies of functions.
@@ -48,9 +48,10 @@ impl FunctionBatch {
 
     /// The functions, hashed anew: a body is known by what it is, not by what somebody says it is.
     pub fn into_functions(self) -> impl Iterator<Item = Function> {
-        self.heads.into_iter().zip(self.payloads).map(|(head, code)| {
-            Function::new(FunctionBody { kind: head.kind, entry: head.entry, code })
-        })
+        self.heads
+            .into_iter()
+            .zip(self.payloads)
+            .map(|(head, code)| Function::new(FunctionBody { kind: head.kind, entry: head.entry, code }))
     }
 }
 
@@ -135,7 +136,10 @@ impl SpecHead {
             shape: Shape {
                 milli_cores: self.milli_cores,
                 memory_bytes: self.memory_bytes,
-                accelerators: Accelerators { milli_count: self.accelerator_milli_count, kind: self.accelerator_kind },
+                accelerators: Accelerators {
+                    milli_count: self.accelerator_milli_count,
+                    kind: self.accelerator_kind,
+                },
                 nodes: self.nodes,
                 ranks_per_node: self.ranks_per_node,
                 walltime: self.walltime,
@@ -270,7 +274,11 @@ impl OutcomeBatch {
                 payload: next(),
                 stdout: next(),
                 stderr: next(),
-                worker: (head.worker as usize).checked_sub(1).and_then(|index| workers.get(index)).cloned().unwrap_or_default(),
+                worker: (head.worker as usize)
+                    .checked_sub(1)
+                    .and_then(|index| workers.get(index))
+                    .cloned()
+                    .unwrap_or_default(),
                 stamps: HopStamps::from_nanos(head.stamps),
             })
             .collect()
@@ -294,9 +302,16 @@ mod tests {
         spec.shape.walltime = Some(Duration::from_secs(60));
         spec.shape.target = Target::Labels(vec!["gpu".into()]);
         spec.options = "{}".into();
-        let (spec, other) = (Arc::new(spec.clone()), Arc::new(TaskSpec::new(Arc::clone(&function), spec.owner)));
+        let (spec, other) =
+            (Arc::new(spec.clone()), Arc::new(TaskSpec::new(Arc::clone(&function), spec.owner)));
         let mut tasks: Vec<_> = (1..=5)
-            .map(|n| Task::new(TaskId::from_u128(n), Arc::clone(if n < 4 { &spec } else { &other }), vec![n as u8; n as usize]))
+            .map(|n| {
+                Task::new(
+                    TaskId::from_u128(n),
+                    Arc::clone(if n < 4 { &spec } else { &other }),
+                    vec![n as u8; n as usize],
+                )
+            })
             .collect();
         tasks[2].stamps.set(Hop::Accepted, Timestamp::from_nanos(77));
 
@@ -323,7 +338,10 @@ mod tests {
         let spec = Arc::new(TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(9)));
         let outcomes: Vec<_> = (1..=4)
             .map(|n| {
-                let mut outcome = Outcome::returned(&Task::new(TaskId::from_u128(n), Arc::clone(&spec), ""), vec![1; n as usize]);
+                let mut outcome = Outcome::returned(
+                    &Task::new(TaskId::from_u128(n), Arc::clone(&spec), ""),
+                    vec![1; n as usize],
+                );
                 outcome.stdout = "hello".into();
                 outcome.worker = if n < 3 { "{\"os\":\"a\"}".into() } else { Bytes::new() };
                 outcome

@@ -67,7 +67,14 @@ impl Error {
             ErrorKind::Unavailable | ErrorKind::TimedOut => Retry::After(None),
             _ => Retry::Never,
         };
-        Self(Box::new(Parts { kind, retry, operation, message: message.into(), context: Vec::new(), source: None }))
+        Self(Box::new(Parts {
+            kind,
+            retry,
+            operation,
+            message: message.into(),
+            context: Vec::new(),
+            source: None,
+        }))
     }
 
     /// Says which thing it was about.
@@ -165,6 +172,10 @@ mod tests {
     fn only_what_passes_by_itself_is_retryable_unless_said_otherwise() {
         assert!(Error::new(ErrorKind::Unavailable, "dial", "refused").is_retryable());
         assert!(!Error::new(ErrorKind::InvalidInput, "dial", "bad address").is_retryable());
-        assert!(!Error::new(ErrorKind::Unavailable, "dial", "refused").with_retry(Retry::GaveUp(5)).is_retryable());
+        assert!(
+            !Error::new(ErrorKind::Unavailable, "dial", "refused")
+                .with_retry(Retry::GaveUp(5))
+                .is_retryable()
+        );
     }
 }

@@ -14,7 +14,9 @@ mod time;
 
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use function::{Function, FunctionBody, FunctionHash, FunctionKind};
-pub use id::{BlockId, EndpointId, FunctionId, IdMap, IdentityId, JobId, ManagerId, TaskGroupId, TaskId, UnknownId};
+pub use id::{
+    BlockId, EndpointId, FunctionId, IdMap, IdentityId, JobId, ManagerId, TaskGroupId, TaskId, UnknownId,
+};
 pub use outcome::{Failure, Outcome, OutcomeKind};
 pub use shape::{Accelerators, Shape, Target};
 pub use task::{AttemptId, Hop, HopStamps, Task, TaskLimits, TaskSpec, TraceContext};

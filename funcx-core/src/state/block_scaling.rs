@@ -115,7 +115,8 @@ impl BlockScaling {
                 self.blocks.remove(&block);
                 if died_young {
                     self.failures += 1;
-                    self.retry_at = now + self.policy.pause.saturating_mul(1 << self.failures.min(10).saturating_sub(1));
+                    self.retry_at =
+                        now + self.policy.pause.saturating_mul(1 << self.failures.min(10).saturating_sub(1));
                     if self.failures >= self.policy.breaker {
                         self.tripped = Some(reason);
                     }
@@ -137,7 +138,8 @@ impl BlockScaling {
             return outputs;
         }
         let policy = self.policy;
-        let needed = u32::try_from(outstanding.div_ceil(policy.slots_per_block.max(1) as usize)).unwrap_or(u32::MAX);
+        let needed =
+            u32::try_from(outstanding.div_ceil(policy.slots_per_block.max(1) as usize)).unwrap_or(u32::MAX);
         let floor = if self.started { policy.min_blocks } else { policy.min_blocks.max(policy.init_blocks) };
         let wanted = needed.clamp(floor.min(policy.max_blocks), policy.max_blocks);
         self.started = true;
@@ -152,7 +154,9 @@ impl BlockScaling {
         if outstanding > 0 || active <= policy.min_blocks {
             self.idle_since = None;
         } else if now.since(*self.idle_since.get_or_insert(now)) >= policy.idle {
-            for (block, state) in self.blocks.iter_mut().rev().filter(|(_, state)| **state == Block::Registered) {
+            for (block, state) in
+                self.blocks.iter_mut().rev().filter(|(_, state)| **state == Block::Registered)
+            {
                 if active <= policy.min_blocks {
                     break;
                 }
@@ -186,12 +190,21 @@ mod tests {
     }
 
     fn submits(outputs: &[BlockOutput]) -> Vec<u32> {
-        outputs.iter().filter_map(|output| if let BlockOutput::Submit(block) = output { Some(block.0) } else { None }).collect()
+        outputs
+            .iter()
+            .filter_map(|output| if let BlockOutput::Submit(block) = output { Some(block.0) } else { None })
+            .collect()
     }
 
     #[test]
     fn blocks_follow_the_load_between_the_bounds() {
-        let policy = BlockPolicy { min_blocks: 0, init_blocks: 0, max_blocks: 3, slots_per_block: 10, ..Default::default() };
+        let policy = BlockPolicy {
+            min_blocks: 0,
+            init_blocks: 0,
+            max_blocks: 3,
+            slots_per_block: 10,
+            ..Default::default()
+        };
         let mut scaling = BlockScaling::new(policy);
         assert_eq!(submits(&scaling.handle_load(0, at(0))), [] as [u32; 0]);
         assert_eq!(submits(&scaling.handle_load(11, at(1))), [0, 1]);
@@ -215,7 +228,10 @@ mod tests {
         assert_eq!(scaling.handle_load(0, at(0)), [], "it pauses first");
         assert_eq!(submits(&scaling.handle_load(0, at(1))), [1]);
         scaling.handle_event(BlockId(1), BlockEvent::Ended("no python 3".into()), at(1));
-        assert_eq!(scaling.handle_load(0, at(60)), [BlockOutput::Tripped { blocks: 2, reason: "no python 3".into() }]);
+        assert_eq!(
+            scaling.handle_load(0, at(60)),
+            [BlockOutput::Tripped { blocks: 2, reason: "no python 3".into() }]
+        );
         assert_eq!(scaling.handle_load(0, at(61)), [], "it is said once");
         assert_eq!(scaling.tripped(), Some("no python 3"));
     }

@@ -133,12 +133,26 @@ struct Peer {
 
 #[derive(Debug)]
 struct Entry {
+    /// Its `attempt` is the number by which the node above knows the attempt.
     task: Task,
     neighbours: Neighbours,
     lane: LaneId,
     peer: Option<PeerId>,
+    /// The number by which the peer knows the attempt. Lower than the other one after a reunion with a peer that
+    /// had been given up, or when the node above gave us up and came back.
+    leased_as: u32,
+    /// Somebody asked to stop it.
     cancelled: bool,
+    /// It was given to us again while it was being stopped: when it has stopped, it starts anew.
+    again: bool,
     started: Timestamp,
+}
+
+impl Entry {
+    /// The attempt as the peer knows it.
+    const fn leased_id(&self) -> AttemptId {
+        AttemptId { task: self.task.id, number: self.leased_as }
+    }
 }
 
 impl Linked for Entry {
@@ -216,18 +230,28 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 
     /// Takes tasks into a lane, in order. Returns those that are refused: what is over the bound of the lane.
-    /// A task that is here already is taken for the same one and ignored.
+    ///
+    /// A task that is here already is the same one. If it comes as a later attempt, the node above had given up
+    /// the earlier one; what goes on here goes on under the new number.
     #[must_use = "tasks that are refused must not be lost"]
     pub fn submit(&mut self, lane: LaneId, tasks: Vec<Task>, now: Now) -> Vec<Task> {
         self.wall = now.wall;
         let mut tasks = tasks.into_iter();
         while self.room(lane) > 0 {
             match tasks.next() {
-                Some(task) if self.index.contains_key(&task.id) => {}
-                Some(task) => {
-                    let key = self.insert(lane, task);
-                    self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key);
-                }
+                Some(task) => match self.index.get(&task.id) {
+                    Some(&key) => {
+                        let entry = &mut self.tasks[key as usize];
+                        if task.attempt > entry.task.attempt {
+                            entry.task.attempt = task.attempt;
+                            entry.again = entry.cancelled;
+                        }
+                    }
+                    None => {
+                        let key = self.insert(lane, task);
+                        self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key);
+                    }
+                },
                 None => break,
             }
         }
@@ -249,10 +273,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                     let outcome = cancelled(&entry.task);
                     self.finish(key as usize, outcome);
                 }
-                Some(_) if entry.cancelled => {}
+                Some(_) if entry.cancelled => entry.again = false,
                 Some(peer) => {
                     entry.cancelled = true;
-                    self.cancels.entry(peer).or_default().push(entry.task.attempt_id());
+                    self.cancels.entry(peer).or_default().push(entry.leased_id());
                 }
             }
         }
@@ -261,7 +285,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Adds a peer to a lane.
     pub fn add_peer(&mut self, lane: LaneId, capacity: Capacity) -> PeerId {
-        let peer = PeerId(self.peers.insert(Peer { lane, capacity: Capacity::default(), held: List::default() }) as u32);
+        let peer =
+            PeerId(
+                self.peers.insert(Peer { lane, capacity: Capacity::default(), held: List::default() }) as u32
+            );
         self.set_capacity(peer, capacity);
         peer
     }
@@ -296,7 +323,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// ended or is leased to another peer.
     pub fn reconcile(&mut self, peer: PeerId, held: &[AttemptId], now: Now) -> Vec<AttemptId> {
         self.wall = now.wall;
-        let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else { return held.to_vec() };
+        let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else {
+            return held.to_vec();
+        };
         let mut stale = Vec::new();
         let mut known: IdMap<TaskId, ()> = IdMap::default();
         for attempt in held {
@@ -307,7 +336,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                 Some(key) if self.tasks[key].peer.is_none() && self.tasks[key].lane == lane => {
                     self.lanes[lane.0 as usize].queue.remove(&mut self.tasks, key);
                     self.lease(key, peer);
-                    self.tasks[key].task.attempt = attempt.number;
+                    let entry = &mut self.tasks[key];
+                    entry.leased_as = attempt.number;
+                    entry.task.attempt = entry.task.attempt.max(attempt.number);
                     known.insert(attempt.task, ());
                 }
                 _ => stale.push(*attempt),
@@ -319,7 +350,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             .filter(|key| !known.contains_key(&self.tasks[*key].task.id))
             .collect();
         for key in missing.into_iter().rev() {
-            match self.tasks[key].cancelled {
+            match self.tasks[key].cancelled && !self.tasks[key].again {
                 true => {
                     let outcome = cancelled(&self.tasks[key].task);
                     self.finish(key, outcome);
@@ -329,7 +360,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         }
         for key in self.peers[peer.0 as usize].held.iter(&self.tasks) {
             if self.tasks[key].cancelled {
-                self.cancels.entry(peer).or_default().push(self.tasks[key].task.attempt_id());
+                self.cancels.entry(peer).or_default().push(self.tasks[key].leased_id());
             }
         }
         self.update_room(peer);
@@ -359,19 +390,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             // A node below may have made further attempts itself, so the number may be higher than that of the lease.
             match key.filter(|key| {
                 let entry = &self.tasks[*key];
-                entry.peer == Some(peer) && outcome.attempt >= entry.task.attempt
+                entry.peer == Some(peer) && outcome.attempt >= entry.leased_as
             }) {
                 None => self.counters.late += 1,
-                Some(key) if outcome.kind == OutcomeKind::Lost && self.may_retry(key, outcome.attempt) => {
-                    self.tasks[key].task.attempt = outcome.attempt + 1;
-                    self.counters.retried += 1;
-                    self.requeue(key);
-                }
-                Some(key) if outcome.kind == OutcomeKind::Lost && self.tasks[key].cancelled => {
-                    let outcome = cancelled(&self.tasks[key].task);
-                    self.finish(key, outcome);
-                }
-                Some(key) => self.finish(key, outcome),
+                Some(key) => self.end(key, outcome),
             }
         }
         self.update_room(peer);
@@ -429,7 +451,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             neighbours: Neighbours::default(),
             lane,
             peer: None,
+            leased_as: 0,
             cancelled: false,
+            again: false,
             started: Timestamp::UNSET,
         });
         self.index.insert(id, key as u32);
@@ -441,6 +465,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         let entry = &mut self.tasks[key];
         invariant!(OneLease, entry.peer.is_none(), "{:?} is leased to {:?}", entry.task.id, entry.peer);
         entry.peer = Some(peer);
+        entry.leased_as = entry.task.attempt;
         let lane = entry.lane;
         self.lanes[lane.0 as usize].leased += 1;
         self.peers[peer.0 as usize].held.push_back(&mut self.tasks, key);
@@ -463,34 +488,39 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// Puts a leased entry back to the front of its queue.
     fn requeue(&mut self, key: usize) {
         self.detach(key);
-        let lane = self.tasks[key].lane;
+        let entry = &mut self.tasks[key];
+        (entry.cancelled, entry.again) = (false, false);
+        let lane = entry.lane;
         self.lanes[lane.0 as usize].queue.push_front(&mut self.tasks, key);
-    }
-
-    fn may_retry(&self, key: usize, attempt: u32) -> bool {
-        let entry = &self.tasks[key];
-        !entry.cancelled && attempt < entry.task.spec.limits.max_attempts
     }
 
     /// The lease of an entry is lost.
     fn lose(&mut self, key: usize, reason: &str) {
-        let attempt = self.tasks[key].task.attempt;
-        if self.may_retry(key, attempt) {
-            self.tasks[key].task.attempt = attempt + 1;
-            self.counters.retried += 1;
-            self.requeue(key);
-            return;
+        let task = &self.tasks[key].task;
+        let failure = Failure::new("TaskLost", format!("lost after {} attempts: {reason}", task.attempt));
+        let outcome = Outcome::failed(task, OutcomeKind::Lost, &failure);
+        self.end(key, outcome);
+    }
+
+    /// An attempt has ended: so has its task, or it is attempted again.
+    fn end(&mut self, key: usize, mut outcome: Outcome) {
+        let entry = &mut self.tasks[key];
+        let attempt = outcome.attempt.max(entry.task.attempt);
+        outcome.attempt = attempt;
+        match outcome.kind {
+            // It was given to us again after it had been stopped; this end belongs to the earlier life.
+            OutcomeKind::Cancelled | OutcomeKind::Lost if entry.again => self.requeue(key),
+            OutcomeKind::Lost if entry.cancelled => {
+                let outcome = cancelled(&entry.task);
+                self.finish(key, outcome);
+            }
+            OutcomeKind::Lost if attempt < entry.task.spec.limits.max_attempts => {
+                entry.task.attempt = attempt + 1;
+                self.counters.retried += 1;
+                self.requeue(key);
+            }
+            _ => self.finish(key, outcome),
         }
-        let entry = &self.tasks[key];
-        let outcome = match entry.cancelled {
-            true => cancelled(&entry.task),
-            false => Outcome::failed(
-                &entry.task,
-                OutcomeKind::Lost,
-                &Failure::new("TaskLost", format!("lost after {attempt} attempts: {reason}")),
-            ),
-        };
-        self.finish(key, outcome);
     }
 
     fn finish(&mut self, key: usize, outcome: Outcome) {
@@ -535,8 +565,11 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             if self.index.get(&entry.task.id) != Some(&(key as u32)) {
                 return broken(Invariant::OneOutcome, format!("{:?} is held twice", entry.task.id));
             }
-            if entry.task.attempt > entry.task.spec.limits.max_attempts.max(1) {
-                return broken(Invariant::BoundedAttempts, format!("{:?}", entry.task.attempt_id()));
+            if entry.peer.is_some() && entry.leased_as > entry.task.attempt {
+                return broken(
+                    Invariant::BoundedAttempts,
+                    format!("{:?} is leased as {}", entry.task.attempt_id(), entry.leased_as),
+                );
             }
             bytes[lane] += entry.task.payload.len();
             match entry.peer {
@@ -555,17 +588,25 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         }
         for (index, lane) in self.lanes.iter().enumerate() {
             let seen = (lane.queue.iter(&self.tasks).count(), lane.queue.len(), lane.leased, lane.bytes);
-            if seen != (queued[index], queued[index], leased[index], bytes[index]) || held[index] != leased[index] {
+            if seen != (queued[index], queued[index], leased[index], bytes[index])
+                || held[index] != leased[index]
+            {
                 return broken(Invariant::HonestCounters, format!("lane {index}: {seen:?}"));
             }
             if queued[index] + leased[index] > self.limits.lane_tasks {
-                return broken(Invariant::BoundedQueue, format!("lane {index} holds {}", queued[index] + leased[index]));
+                return broken(
+                    Invariant::BoundedQueue,
+                    format!("lane {index} holds {}", queued[index] + leased[index]),
+                );
             }
         }
         if self.index.len() != self.tasks.len()
             || self.counters.accepted != self.counters.delivered + self.tasks.len() as u64
         {
-            return broken(Invariant::OneOutcome, format!("{:?} with {} tasks here", self.counters, self.tasks.len()));
+            return broken(
+                Invariant::OneOutcome,
+                format!("{:?} with {} tasks here", self.counters, self.tasks.len()),
+            );
         }
         Ok(())
     }
@@ -574,4 +615,3 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 fn cancelled(task: &Task) -> Outcome {
     Outcome::failed(task, OutcomeKind::Cancelled, &Failure::new("Cancelled", "cancelled before it ended"))
 }
-

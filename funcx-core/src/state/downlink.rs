@@ -4,8 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::contract::Capacity;
 use crate::message::{
-    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, StartedEvent, TaskBatch, WireAttempt,
-    Welcome,
+    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, StartedEvent, TaskBatch,
+    Welcome, WireAttempt,
 };
 use crate::model::{AttemptId, FunctionHash, IdMap, Now, Task, Tick, limit};
 
@@ -134,7 +134,9 @@ impl Downlink {
                 self.events.push_back(DownlinkEvent::Capacity(bounded(capacity.into())));
             }
             (State::Open, Message::Outcomes(batch)) => self.events.push_back(DownlinkEvent::Outcomes(batch)),
-            (State::Open, Message::TaskEvents(events)) => self.events.push_back(DownlinkEvent::Started(events)),
+            (State::Open, Message::TaskEvents(events)) => {
+                self.events.push_back(DownlinkEvent::Started(events))
+            }
             (State::Open, Message::Report(report)) => self.events.push_back(DownlinkEvent::Report(report)),
             (State::Open, Message::Pong(_)) => {}
             (State::Open, Message::Goodbye) => {
@@ -191,7 +193,9 @@ impl Downlink {
             self.messages.push_back(Message::Functions(functions));
         }
         self.messages.push_back(Message::Tasks(TaskBatch::new(tasks)));
-        if self.sent.len() > limit::MAX_SESSION_FUNCTIONS || self.sent_bytes > limit::MAX_SESSION_FUNCTION_BYTES {
+        if self.sent.len() > limit::MAX_SESSION_FUNCTIONS
+            || self.sent_bytes > limit::MAX_SESSION_FUNCTION_BYTES
+        {
             // Tasks in flight keep their function alive below; what is needed again is sent again.
             let forget = self.sent.drain().map(|(hash, ())| hash).collect();
             self.sent_bytes = 0;
@@ -245,8 +249,12 @@ impl Downlink {
     pub fn poll_timeout(&self) -> Option<(Tick, &'static str)> {
         match self.state {
             State::Closed => None,
-            State::Open => Some((self.next_ping.min(self.last_heard + self.policy.silence), "downlink heartbeat")),
-            State::Fresh | State::Authorizing { .. } | State::Welcomed => Some((self.deadline, "downlink handshake")),
+            State::Open => {
+                Some((self.next_ping.min(self.last_heard + self.policy.silence), "downlink heartbeat"))
+            }
+            State::Fresh | State::Authorizing { .. } | State::Welcomed => {
+                Some((self.deadline, "downlink handshake"))
+            }
         }
     }
 
@@ -261,7 +269,9 @@ impl Downlink {
     }
 
     fn greet(&mut self, hello: Hello) {
-        let long = [&hello.name, &hello.software, &hello.credential].iter().any(|text| text.len() > limit::MAX_TEXT_BYTES);
+        let long = [&hello.name, &hello.software, &hello.credential]
+            .iter()
+            .any(|text| text.len() > limit::MAX_TEXT_BYTES);
         if hello.magic != MAGIC || long {
             self.refuse("this is not the hello of a funcx node", false);
         } else if let Some(protocol) = PROTOCOL.common(hello.protocol) {

@@ -20,7 +20,7 @@ pub enum Invariant {
     BoundedQueue,
     /// Counters equal the sets they count.
     HonestCounters,
-    /// A task is attempted no more often than it allows.
+    /// A node never counts attempts backwards: the number it leases is at most the number it was given or made.
     BoundedAttempts,
     /// A task does not wait while a peer that could run it has room.
     WorkConserving,

@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::dispatcher::{Counters, Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, LaneLoad, TaskState};
+use super::dispatcher::{
+    Counters, Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, LaneLoad, TaskState,
+};
 use super::downlink::{Downlink, DownlinkEvent, LinkPolicy};
 use super::invariant::Violation;
 use super::uplink::{Uplink, UplinkEvent, UplinkIdentity};
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId, PlacementPolicy};
 use crate::message::{Hello, Message, Refused, Report, StartedEvent};
-use crate::model::{AttemptId, Failure, FunctionKind, Hop, Now, Outcome, OutcomeKind, Task, TaskId, Tick, Timestamp};
+use crate::model::{
+    AttemptId, Failure, FunctionKind, Hop, Now, Outcome, OutcomeKind, Task, TaskId, Tick, Timestamp,
+};
 
 /// A connection, numbered by the driver; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -320,7 +324,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
     pub fn handle_executor(&mut self, peer: PeerId, event: ExecutorEvent, now: Now) {
         match event {
             ExecutorEvent::Started(started) => {
-                let events = started.into_iter().map(|(id, at)| StartedEvent { attempt: id.into(), at: at.as_nanos() });
+                let events = started
+                    .into_iter()
+                    .map(|(id, at)| StartedEvent { attempt: id.into(), at: at.as_nanos() });
                 self.started(peer, events.collect());
             }
             ExecutorEvent::Outcomes(outcomes) => self.outcomes(peer, outcomes, None, now),
@@ -452,7 +458,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
                     }
                 }
                 DownlinkEvent::Report(report) => {
-                    if let Some(Peer::Remote { info, .. }) = self.peer_of(link).and_then(|peer| self.peers.get_mut(&peer)) {
+                    if let Some(Peer::Remote { info, .. }) =
+                        self.peer_of(link).and_then(|peer| self.peers.get_mut(&peer))
+                    {
                         info.report = report;
                     }
                 }
@@ -475,9 +483,13 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// A node below has completed its handshake.
     fn attach(&mut self, link: LinkId, held: &[AttemptId], capacity: Capacity, now: Now) {
-        let Some((hello, lane)) = self.links.get_mut(&link).and_then(|entry| entry.pending.take()) else { return };
+        let Some((hello, lane)) = self.links.get_mut(&link).and_then(|entry| entry.pending.take()) else {
+            return;
+        };
         let known = self.by_node.get(&hello.node).copied();
-        let same = known.filter(|peer| matches!(self.peers.get(peer), Some(Peer::Remote { epoch, .. }) if *epoch == hello.epoch));
+        let same = known.filter(
+            |peer| matches!(self.peers.get(peer), Some(Peer::Remote { epoch, .. }) if *epoch == hello.epoch),
+        );
         if let (Some(old), None) = (known, same) {
             self.lose(old, "it started anew", now);
         }
@@ -613,11 +625,16 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 Some((_, lane)) => {
                     let full = Failure::new("QueueFull", "more tasks came than there was room for");
                     let refused = self.dispatcher.submit(*lane, run, now);
-                    rejected.extend(refused.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &full)));
+                    rejected
+                        .extend(refused.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &full)));
                 }
                 None => {
-                    let failure = Failure::new("UnsupportedFunctionKind", format!("no worker here runs {kind} functions"));
-                    rejected.extend(run.iter().map(|task| Outcome::failed(task, OutcomeKind::Raised, &failure)));
+                    let failure = Failure::new(
+                        "UnsupportedFunctionKind",
+                        format!("no worker here runs {kind} functions"),
+                    );
+                    rejected
+                        .extend(run.iter().map(|task| Outcome::failed(task, OutcomeKind::Raised, &failure)));
                 }
             }
         }
@@ -740,7 +757,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
     /// they fill less than half.
     fn advertise(&mut self) {
         let Some(uplink) = &mut self.uplink else { return };
-        let fullest = (0..self.dispatcher.lanes()).map(|lane| self.dispatcher.load(LaneId(lane)).bytes).max().unwrap_or(0);
+        let fullest = (0..self.dispatcher.lanes())
+            .map(|lane| self.dispatcher.load(LaneId(lane)).bytes)
+            .max()
+            .unwrap_or(0);
         let bound = self.config.limits.lane_bytes;
         self.full = fullest > if self.full { bound / 2 } else { bound / 4 * 3 };
         uplink.set_capacity(match self.full || self.draining {

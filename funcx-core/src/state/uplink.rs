@@ -5,7 +5,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::contract::Capacity;
-use crate::message::{Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, StartedEvent, WireAttempt};
+use crate::message::{
+    Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, StartedEvent, WireAttempt,
+};
 use crate::model::{AttemptId, Function, FunctionHash, IdMap, Now, Outcome, Task, TaskId, Tick, limit};
 
 /// Who dials.
@@ -143,11 +145,14 @@ impl Uplink {
                 self.silence = welcome.silence;
                 self.open();
             }
-            (State::Greeting, Message::Refused(refused)) => self.events.push_back(UplinkEvent::Refused(refused)),
+            (State::Greeting, Message::Refused(refused)) => {
+                self.events.push_back(UplinkEvent::Refused(refused))
+            }
             (State::Open, Message::Ping(token)) => self.messages.push_back(Message::Pong(token)),
             (State::Open, Message::OutcomesAcked(through)) => self.acknowledged(through),
             (State::Open, Message::Cancel(attempts)) => {
-                self.events.push_back(UplinkEvent::Cancel(attempts.into_iter().map(AttemptId::from).collect()));
+                self.events
+                    .push_back(UplinkEvent::Cancel(attempts.into_iter().map(AttemptId::from).collect()));
             }
             (State::Open, Message::Drain) => self.events.push_back(UplinkEvent::Drain),
             (State::Open, Message::Functions(batch)) => {

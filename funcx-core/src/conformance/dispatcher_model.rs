@@ -1,0 +1,433 @@
+//! The reference model of the dispatcher: the same promises in the plainest way, and the two compared step by step.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::contract::{Capacity, IdleFirst, PeerId};
+use crate::model::{
+    AttemptId, Failure, Function, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
+    Timestamp,
+};
+use crate::state::{Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, TaskState};
+
+/// Lanes of the dispatcher under test.
+const LANES: u32 = 2;
+
+/// Bound on tasks in each lane; small, so that it is reached.
+const LANE_TASKS: usize = 24;
+
+/// One input. Numbers are taken modulo what there is, so that every value is meaningful.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what the sentence above each variant says")]
+pub enum Step {
+    /// New tasks, of which a lost attempt is made again up to `max_attempts`.
+    Submit { lane: u8, tasks: u8, max_attempts: u8 },
+    /// A task that was submitted before, again, `later` attempts later.
+    Resubmit { task: u8, later: u8 },
+    /// Cancel one task.
+    Cancel { task: u8 },
+    /// A new peer.
+    AddPeer { lane: u8, slots: u8, prefetch: u8 },
+    /// A peer changes its mind about its capacity.
+    SetCapacity { peer: u8, slots: u8, prefetch: u8 },
+    /// A peer is gone.
+    RemovePeer { peer: u8 },
+    /// The oldest attempts of a peer end.
+    Finish { peer: u8, attempts: u8, lost: bool },
+    /// An outcome that nobody waits for.
+    Stray { peer: u8, task: u8 },
+    /// A peer comes back and holds only every `keep`-th of its leases, and one task that it was never given.
+    Reconcile { peer: u8, keep: u8, extra: u8 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ModelTask {
+    lane: LaneId,
+    attempt: u32,
+    leased_as: u32,
+    max_attempts: u32,
+    cancelled: bool,
+    again: bool,
+    place: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Queued,
+    Leased(PeerId),
+    Finished(OutcomeKind),
+}
+
+#[derive(Debug)]
+struct ModelPeer {
+    lane: LaneId,
+    capacity: Capacity,
+    held: Vec<TaskId>,
+}
+
+/// A dispatcher and its reference model side by side.
+#[derive(Debug)]
+pub struct DispatcherModel {
+    real: Dispatcher<IdleFirst>,
+    tasks: BTreeMap<TaskId, ModelTask>,
+    queues: Vec<VecDeque<TaskId>>,
+    peers: BTreeMap<PeerId, ModelPeer>,
+    ids: Vec<TaskId>,
+    refused: u64,
+    clock: u64,
+}
+
+impl Default for DispatcherModel {
+    fn default() -> Self {
+        let mut real = Dispatcher::new(
+            DispatcherLimits { lane_tasks: LANE_TASKS, lane_bytes: 1 << 20 },
+            Hop::EndpointSent,
+        );
+        let queues = (0..LANES)
+            .map(|_| {
+                real.open_lane();
+                VecDeque::new()
+            })
+            .collect();
+        Self {
+            real,
+            tasks: BTreeMap::new(),
+            queues,
+            peers: BTreeMap::new(),
+            ids: Vec::new(),
+            refused: 0,
+            clock: 0,
+        }
+    }
+}
+
+impl DispatcherModel {
+    /// Applies one input to both, compares what comes out, and checks every invariant.
+    ///
+    /// # Panics
+    /// If they differ, or an invariant is broken.
+    pub fn step(&mut self, step: Step) {
+        self.clock += 1;
+        let now = Now { tick: Tick::from_nanos(self.clock), wall: Timestamp::from_nanos(self.clock) };
+        match step {
+            Step::Submit { lane, tasks, max_attempts } => self.submit(lane, tasks % 12, max_attempts, now),
+            Step::Resubmit { task, later } => self.resubmit(task, later, now),
+            Step::Cancel { task } => self.cancel(task, now),
+            Step::AddPeer { lane, slots, prefetch } => {
+                let capacity = Capacity { slots: u32::from(slots % 5), prefetch: u32::from(prefetch % 5) };
+                let lane = LaneId(u32::from(lane) % LANES);
+                let peer = self.real.add_peer(lane, capacity);
+                assert!(
+                    self.peers.insert(peer, ModelPeer { lane, capacity, held: Vec::new() }).is_none(),
+                    "{peer:?} is new"
+                );
+            }
+            Step::SetCapacity { peer, slots, prefetch } => {
+                if let Some(peer) = self.peer(peer) {
+                    let capacity =
+                        Capacity { slots: u32::from(slots % 5), prefetch: u32::from(prefetch % 5) };
+                    self.real.set_capacity(peer, capacity);
+                    self.known(peer).capacity = capacity;
+                }
+            }
+            Step::RemovePeer { peer } => self.remove(peer, now),
+            Step::Finish { peer, attempts, lost } => self.finish(peer, attempts, lost, now),
+            Step::Stray { peer, task } => self.stray(peer, task, now),
+            Step::Reconcile { peer, keep, extra } => self.reconcile(peer, keep, extra, now),
+        }
+        self.drain();
+        self.compare();
+    }
+
+    /// Outcomes seen so far, for each task at most one.
+    pub fn finished(&self) -> usize {
+        self.tasks.values().filter(|task| matches!(task.place, Place::Finished(_))).count()
+    }
+
+    fn peer(&self, choice: u8) -> Option<PeerId> {
+        self.peers.keys().nth(usize::from(choice) % self.peers.len().max(1)).copied()
+    }
+
+    fn task(&self, choice: u8) -> Option<TaskId> {
+        self.ids.get(usize::from(choice) % self.ids.len().max(1)).copied()
+    }
+
+    fn known(&mut self, peer: PeerId) -> &mut ModelPeer {
+        self.peers.get_mut(&peer).expect("the model knows every peer it chose")
+    }
+
+    fn new_task(id: TaskId, max_attempts: u32) -> Task {
+        let mut spec = TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1));
+        spec.limits.max_attempts = max_attempts;
+        Task::new(id, Arc::new(spec), "arguments")
+    }
+
+    fn submit(&mut self, lane: u8, count: u8, max_attempts: u8, now: Now) {
+        let lane = LaneId(u32::from(lane) % LANES);
+        let max_attempts = u32::from(max_attempts % 4).max(1);
+        let first = self.ids.len() as u128 + 1;
+        let ids: Vec<_> = (0..u128::from(count)).map(|n| TaskId::from_u128(first + n)).collect();
+        let unfinished = self
+            .tasks
+            .values()
+            .filter(|task| task.lane == lane && !matches!(task.place, Place::Finished(_)))
+            .count();
+        let room = LANE_TASKS.saturating_sub(unfinished);
+        let refused =
+            self.real.submit(lane, ids.iter().map(|id| Self::new_task(*id, max_attempts)).collect(), now);
+        let taken = ids.len().min(room);
+        assert_eq!(
+            refused.iter().map(|task| task.id).collect::<Vec<_>>(),
+            ids[taken..],
+            "what is over the bound is refused"
+        );
+        self.refused += refused.len() as u64;
+        for id in &ids[..taken] {
+            let task = ModelTask {
+                lane,
+                attempt: 1,
+                leased_as: 0,
+                max_attempts,
+                cancelled: false,
+                again: false,
+                place: Place::Queued,
+            };
+            self.tasks.insert(*id, task);
+            self.queues[lane.0 as usize].push_back(*id);
+            self.ids.push(*id);
+        }
+    }
+
+    fn resubmit(&mut self, task: u8, later: u8, now: Now) {
+        let Some(id) = self.task(task) else { return };
+        let room = self.real.room(self.tasks[&id].lane);
+        let known = self.tasks.get_mut(&id).expect("chosen from the known");
+        // A full lane refuses what it has as well: the node above keeps it and says it again.
+        if matches!(known.place, Place::Finished(_)) || room == 0 {
+            return;
+        }
+        let mut again = Self::new_task(id, known.max_attempts);
+        again.attempt = known.attempt + u32::from(later % 3);
+        if again.attempt > known.attempt {
+            known.attempt = again.attempt;
+            known.again = known.cancelled;
+        }
+        assert!(self.real.submit(known.lane, vec![again], now).is_empty(), "there is room");
+    }
+
+    fn cancel(&mut self, task: u8, now: Now) {
+        let Some(id) = self.task(task) else { return };
+        let found = self.real.cancel([id], now);
+        let known = self.tasks.get_mut(&id).expect("chosen from the known");
+        assert_eq!(
+            found,
+            usize::from(!matches!(known.place, Place::Finished(_))),
+            "found as long as it is not finished"
+        );
+        match known.place {
+            Place::Queued => {
+                known.place = Place::Finished(OutcomeKind::Cancelled);
+                let lane = known.lane.0 as usize;
+                self.queues[lane].retain(|queued| *queued != id);
+                self.expect_delivery(&[(id, OutcomeKind::Cancelled)]);
+            }
+            Place::Leased(_) => {
+                known.again = false;
+                known.cancelled = true;
+            }
+            Place::Finished(_) => {}
+        }
+    }
+
+    fn remove(&mut self, peer: u8, now: Now) {
+        let Some(peer) = self.peer(peer) else { return };
+        self.real.remove_peer(peer, "killed", now);
+        let held = self.known(peer).held.clone();
+        self.peers.remove(&peer);
+        let mut delivered = Vec::new();
+        for id in held.into_iter().rev() {
+            delivered.extend(self.lose(id).map(|kind| (id, kind)));
+        }
+        self.expect_delivery(&delivered);
+    }
+
+    /// A lease is lost: back to the front of the queue, or finished.
+    fn lose(&mut self, id: TaskId) -> Option<OutcomeKind> {
+        let task = self.tasks.get_mut(&id).expect("leased tasks are known");
+        if task.again || (!task.cancelled && task.attempt < task.max_attempts) {
+            task.attempt += u32::from(!task.again);
+            task.place = Place::Queued;
+            (task.cancelled, task.again) = (false, false);
+            self.queues[task.lane.0 as usize].push_front(id);
+            return None;
+        }
+        let kind = if task.cancelled { OutcomeKind::Cancelled } else { OutcomeKind::Lost };
+        task.place = Place::Finished(kind);
+        Some(kind)
+    }
+
+    fn outcome(id: TaskId, attempt: u32, lost: bool) -> Outcome {
+        let mut task = Self::new_task(id, 1);
+        task.attempt = attempt;
+        match lost {
+            true => Outcome::failed(&task, OutcomeKind::Lost, &Failure::new("WorkerLost", "it crashed")),
+            false => Outcome::returned(&task, "value"),
+        }
+    }
+
+    fn finish(&mut self, peer: u8, attempts: u8, lost: bool, now: Now) {
+        let Some(peer) = self.peer(peer) else { return };
+        let count = (usize::from(attempts) % 6).min(self.known(peer).held.len());
+        let ended: Vec<_> = self.known(peer).held.drain(..count).collect();
+        let outcomes = ended.iter().map(|id| Self::outcome(*id, self.tasks[id].leased_as, lost)).collect();
+        self.real.handle_outcomes(peer, outcomes, now);
+        let mut delivered = Vec::new();
+        for id in ended {
+            if lost {
+                delivered.extend(self.lose(id).map(|kind| (id, kind)));
+            } else {
+                self.tasks.get_mut(&id).expect("leased tasks are known").place =
+                    Place::Finished(OutcomeKind::Returned);
+                delivered.push((id, OutcomeKind::Returned));
+            }
+        }
+        self.expect_delivery(&delivered);
+    }
+
+    fn stray(&mut self, peer: u8, task: u8, now: Now) {
+        let (Some(peer), Some(id)) = (self.peer(peer), self.task(task)) else { return };
+        if self.tasks[&id].place != Place::Leased(peer) {
+            let late = self.real.counters().late;
+            self.real.handle_outcomes(peer, vec![Self::outcome(id, 9, false)], now);
+            assert_eq!(self.real.counters().late, late + 1, "an outcome without a lease is late");
+        }
+    }
+
+    fn reconcile(&mut self, peer: u8, keep: u8, extra: u8, now: Now) {
+        let Some(peer) = self.peer(peer) else { return };
+        let lane = self.known(peer).lane;
+        let keep = usize::from(keep % 4) + 1;
+        let old = self.known(peer).held.clone();
+        let mut held: Vec<AttemptId> = old
+            .iter()
+            .step_by(keep)
+            .map(|id| AttemptId { task: *id, number: self.tasks[id].leased_as })
+            .collect();
+        let mut stale = Vec::new();
+        let mut adopted = None;
+        if let Some(id) = self.task(extra).filter(|id| !old.contains(id)) {
+            let task = &self.tasks[&id];
+            // It may know the task as an earlier attempt than we do, or as a later one.
+            let attempt = AttemptId { task: id, number: 1 + keep as u32 };
+            held.push(attempt);
+            match task.place {
+                Place::Queued if task.lane == lane => adopted = Some(id),
+                _ => stale.push(attempt),
+            }
+        }
+        assert_eq!(
+            self.real.reconcile(peer, &held, now),
+            stale,
+            "attempts that have no place here are stale"
+        );
+        if let Some(id) = adopted {
+            self.queues[lane.0 as usize].retain(|queued| *queued != id);
+            let task = self.tasks.get_mut(&id).expect("chosen from the known");
+            task.place = Place::Leased(peer);
+            task.leased_as = 1 + keep as u32;
+            task.attempt = task.attempt.max(task.leased_as);
+            self.known(peer).held.push(id);
+        }
+        let mut delivered = Vec::new();
+        for id in old.into_iter().rev().filter(|id| !held.iter().any(|attempt| attempt.task == *id)) {
+            self.known(peer).held.retain(|kept| *kept != id);
+            let task = self.tasks.get_mut(&id).expect("leased tasks are known");
+            if task.cancelled && !task.again {
+                task.place = Place::Finished(OutcomeKind::Cancelled);
+                delivered.push((id, OutcomeKind::Cancelled));
+            } else {
+                task.place = Place::Queued;
+                (task.cancelled, task.again) = (false, false);
+                self.queues[lane.0 as usize].push_front(id);
+            }
+        }
+        self.expect_delivery(&delivered);
+    }
+
+    /// The next output delivers exactly these.
+    fn expect_delivery(&mut self, expected: &[(TaskId, OutcomeKind)]) {
+        if expected.is_empty() {
+            return;
+        }
+        let Some(DispatcherOutput::Deliver(outcomes)) = self.real.poll_output() else {
+            panic!("{expected:?} should have been delivered");
+        };
+        let delivered: Vec<_> = outcomes.iter().map(|outcome| (outcome.task, outcome.kind)).collect();
+        assert_eq!(delivered, expected);
+    }
+
+    /// Takes what comes out, and finds it allowed.
+    fn drain(&mut self) {
+        while let Some(output) = self.real.poll_output() {
+            match output {
+                DispatcherOutput::Deliver(outcomes) => panic!("nothing else was due, but {outcomes:?} came"),
+                DispatcherOutput::Cancel { peer, attempts } => {
+                    for attempt in attempts {
+                        let task = &self.tasks[&attempt.task];
+                        assert!(
+                            task.cancelled && task.place == Place::Leased(peer),
+                            "{attempt:?} was not to be stopped"
+                        );
+                        assert_eq!(
+                            attempt.number, task.leased_as,
+                            "the peer knows it by the number of its lease"
+                        );
+                    }
+                }
+                DispatcherOutput::Dispatch { peer, tasks } => {
+                    assert!(!tasks.is_empty(), "a batch holds tasks");
+                    for task in tasks {
+                        let lane = self.peers[&peer].lane;
+                        assert_eq!(
+                            self.queues[lane.0 as usize].pop_front(),
+                            Some(task.id),
+                            "first come, first served"
+                        );
+                        let known = self.tasks.get_mut(&task.id).expect("queued tasks are known");
+                        assert_eq!((known.attempt, &known.place), (task.attempt, &Place::Queued));
+                        known.place = Place::Leased(peer);
+                        known.leased_as = known.attempt;
+                        let peer = self.known(peer);
+                        peer.held.push(task.id);
+                        assert!(
+                            peer.held.len() <= peer.capacity.credits() as usize,
+                            "no more than its credits"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn compare(&self) {
+        if let Err(violation) = self.real.check() {
+            panic!("{violation}");
+        }
+        for (id, task) in &self.tasks {
+            match (&task.place, self.real.state(*id)) {
+                (Place::Queued, Some(TaskState::Queued)) | (Place::Finished(_), None) => {}
+                (Place::Leased(peer), Some(TaskState::Leased { peer: leased, .. })) if *peer == leased => {}
+                (place, state) => panic!("{id}: the model says {place:?}, the dispatcher {state:?}"),
+            }
+        }
+        for (lane, queue) in self.queues.iter().enumerate() {
+            let lane = LaneId(lane as u32);
+            let idle = self
+                .peers
+                .values()
+                .any(|peer| peer.lane == lane && (peer.held.len() as u32) < peer.capacity.credits());
+            assert!(queue.is_empty() || !idle, "tasks wait in {lane:?} although a peer has room");
+            assert_eq!(self.real.load(lane).queued, queue.len());
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The dispatcher against its reference model, over random sequences of inputs.
+
+use funcx_core::conformance::dispatcher_model::{DispatcherModel, Step};
+use proptest::prelude::*;
+
+fn step() -> impl Strategy<Value = Step> {
+    let byte = any::<u8>;
+    prop_oneof![
+        4 => (byte(), byte(), byte()).prop_map(|(lane, tasks, max_attempts)| Step::Submit { lane, tasks, max_attempts }),
+        1 => (byte(), byte()).prop_map(|(task, later)| Step::Resubmit { task, later }),
+        2 => byte().prop_map(|task| Step::Cancel { task }),
+        2 => (byte(), byte(), byte()).prop_map(|(lane, slots, prefetch)| Step::AddPeer { lane, slots, prefetch }),
+        1 => (byte(), byte(), byte()).prop_map(|(peer, slots, prefetch)| Step::SetCapacity { peer, slots, prefetch }),
+        1 => byte().prop_map(|peer| Step::RemovePeer { peer }),
+        6 => (byte(), byte(), prop::bool::weighted(0.3)).prop_map(|(peer, attempts, lost)| Step::Finish { peer, attempts, lost }),
+        1 => (byte(), byte()).prop_map(|(peer, task)| Step::Stray { peer, task }),
+        1 => (byte(), byte(), byte()).prop_map(|(peer, keep, extra)| Step::Reconcile { peer, keep, extra }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn dispatcher_and_model_agree(steps in prop::collection::vec(step(), 1..120)) {
+        let mut model = DispatcherModel::default();
+        for step in steps {
+            model.step(step);
+        }
+    }
+}
+
+#[test]
+fn a_lost_peer_gives_its_tasks_to_the_next_until_attempts_run_out() {
+    let mut model = DispatcherModel::default();
+    model.step(Step::Submit { lane: 0, tasks: 3, max_attempts: 2 });
+    for _ in 0..2 {
+        assert_eq!(model.finished(), 0);
+        model.step(Step::AddPeer { lane: 0, slots: 4, prefetch: 0 });
+        model.step(Step::RemovePeer { peer: 0 });
+    }
+    assert_eq!(model.finished(), 3);
+}
