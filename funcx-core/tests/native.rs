@@ -1,0 +1,108 @@
+//! Native functions through `tower`, with and without layers.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use funcx_core::inproc::NativeFunctions;
+use funcx_core::layer::{MemoizeLayer, RetryLost};
+use funcx_core::model::{
+    Failure, Function, IdentityId, Outcome, OutcomeKind, Task, TaskId, TaskSpec,
+};
+use funcx_core::{Error, ErrorKind};
+use tower::{Layer, Service, ServiceExt, retry::RetryLayer, service_fn};
+
+fn task(function: Function, arguments: &'static str) -> Task {
+    Task::new(TaskId::from_u128(1), Arc::new(TaskSpec::new(Arc::new(function), IdentityId::from_u128(1))), arguments)
+}
+
+fn functions() -> NativeFunctions {
+    let mut functions = NativeFunctions::new();
+    functions.register("add", |(a, b): (i32, i32)| a + b).unwrap();
+    functions.register("panic", |(): ()| -> () { panic!("no luck") }).unwrap();
+    functions.register_async("later", |name: String| async move { format!("hello {name}") }).unwrap();
+    functions.register_async("later_panic", |(): ()| async { panic!("no luck later") as () }).unwrap();
+    functions.register_raw("reverse", |bytes| Ok(bytes.iter().rev().copied().collect::<Vec<_>>().into())).unwrap();
+    functions.register_raw("refuse", |_| Err(Failure::new("Refused", "I refuse"))).unwrap();
+    functions
+}
+
+async fn run(task: Task) -> Outcome {
+    functions().into_service().oneshot(task).await.unwrap()
+}
+
+#[tokio::test]
+async fn values_come_back_in_json_or_as_the_function_writes_them() {
+    for (name, arguments, value) in
+        [("add", "[1, 2]", "3"), ("later", "\"you\"", "\"hello you\""), ("reverse", "abc", "cba")]
+    {
+        let outcome = run(task(Function::native(name), arguments)).await;
+        assert_eq!((outcome.kind, outcome.payload), (OutcomeKind::Returned, value.into()), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_is_an_outcome_that_says_what() {
+    for (function, arguments, code, message) in [
+        (Function::native("add"), "[1]", "InvalidArguments", "tuple of size 2"),
+        (Function::native("panic"), "null", "Panicked", "no luck"),
+        (Function::native("later_panic"), "", "Panicked", "no luck later"),
+        (Function::native("refuse"), "", "Refused", "I refuse"),
+        (Function::native("subtract"), "[1, 2]", "UnknownNativeFunction", "`subtract`"),
+        (Function::shell("true"), "", "UnsupportedFunctionKind", "shell"),
+    ] {
+        let outcome = run(task(function, arguments)).await;
+        let failure = outcome.failure().unwrap();
+        assert_eq!((outcome.kind, failure.code.as_str()), (OutcomeKind::Raised, code));
+        assert!(failure.message.contains(message), "{failure:?}");
+    }
+}
+
+#[test]
+fn a_name_is_taken_once() {
+    let error = functions().register("add", |(): ()| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("add"));
+}
+
+#[tokio::test]
+async fn lost_tasks_are_attempted_again_as_often_as_they_allow() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let inner = {
+        let calls = Arc::clone(&calls);
+        service_fn(move |task: Task| {
+            let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
+            assert_eq!(task.attempt, call, "each call is a new attempt");
+            let lost = Failure::new("WorkerLost", "it crashed");
+            async move { Ok::<_, Error>(Outcome::failed(&task, OutcomeKind::Lost, &lost)) }
+        })
+    };
+    let outcome = RetryLayer::new(RetryLost).layer(inner).oneshot(task(Function::native("f"), "")).await.unwrap();
+    assert_eq!((outcome.kind, outcome.attempt, calls.load(Ordering::Relaxed)), (OutcomeKind::Lost, 3, 3));
+}
+
+#[tokio::test]
+async fn failures_are_not_remembered_but_values_are() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let inner = {
+        let calls = Arc::clone(&calls);
+        service_fn(move |task: Task| {
+            let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                Ok::<_, Error>(match first {
+                    true => Outcome::failed(&task, OutcomeKind::Raised, &Failure::new("E", "once")),
+                    false => Outcome::returned(&task, "value"),
+                })
+            }
+        })
+    };
+    let mut service = MemoizeLayer::with_capacity_bytes(1 << 20).layer(inner);
+    let mut kinds = Vec::new();
+    for _ in 0..4 {
+        kinds.push(service.ready().await.unwrap().call(task(Function::native("f"), "x")).await.unwrap().kind);
+    }
+    use OutcomeKind::{Raised, Returned};
+    assert_eq!(kinds, [Raised, Returned, Returned, Returned]);
+    assert_eq!((calls.load(Ordering::Relaxed), service.hits()), (2, 2));
+}
