@@ -1,0 +1,40 @@
+"""A client of the service at FUNCX_SERVICE, with the token in FUNCX_TOKEN; and a wait for results.
+
+Against a service on port 5000 the three lines in `hello_world.py` are all it takes. The SDK knows no other address for
+its `local` environment; elsewhere, `http_proxy` leads there.
+"""
+
+import os
+import time
+
+SERVICE = os.environ.get("FUNCX_SERVICE", "http://127.0.0.1:5000")
+if not SERVICE.endswith(":5000"):
+    os.environ["http_proxy"] = SERVICE
+
+import globus_sdk  # noqa: E402
+from globus_compute_sdk import Client  # noqa: E402
+from globus_compute_sdk.errors import TaskPending  # noqa: E402
+
+ENDPOINT = os.environ["FUNCX_ENDPOINT_ID"]
+
+
+def client():
+    authorizer = globus_sdk.AccessTokenAuthorizer(os.environ["FUNCX_TOKEN"])
+    return Client(local_compute_services=True, authorizer=authorizer)
+
+
+def result(gcc, task_id):
+    while True:
+        try:
+            return gcc.get_result(task_id)
+        except TaskPending:
+            time.sleep(0.005)
+
+
+def results(gcc, task_ids):
+    """Results in the order of `task_ids`; asks for all of them at once until none is pending."""
+    while True:
+        batch = gcc.get_batch_result(task_ids)
+        if not any(task["pending"] for task in batch.values()):
+            return [batch[task_id]["result"] for task_id in task_ids]
+        time.sleep(0.005)
