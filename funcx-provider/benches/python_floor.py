@@ -180,13 +180,13 @@ def bare(python, program, payload, calls):
 
 def worker(python, kind, payload, calls, per_frame):
     blob = tasks(payload, calls, per_frame)
-    with tempfile.TemporaryDirectory() as directory:
-        with Process([python, WORKER, "worker"], FUNCX_WORKER_ID="1") as connection:
-            connection.recv(1 << 16)
-            limits = {"max_result_bytes": 10 << 20, "max_output_bytes": 1 << 20, "work_dir": directory}
-            connection.sendall(frame("W", json.dumps(dict(limits, endpoint_id=None)).encode()) + function_frame(kind))
-            pump(connection, tasks(payload, 1000, 64), 1000, count_worker_replies)
-            return pump(connection, blob, calls, count_worker_replies)
+    process = Process([python, WORKER, "worker"], FUNCX_WORKER_ID="1")
+    with tempfile.TemporaryDirectory() as directory, process as connection:
+        connection.recv(1 << 16)
+        limits = {"max_result_bytes": 10 << 20, "max_output_bytes": 1 << 20, "work_dir": directory}
+        connection.sendall(frame("W", json.dumps(dict(limits, endpoint_id=None)).encode()) + function_frame(kind))
+        pump(connection, tasks(payload, 1000, 64), 1000, count_worker_replies)
+        return pump(connection, blob, calls, count_worker_replies)
 
 
 def main():
@@ -202,8 +202,9 @@ def main():
         ("kind 2, ()", 2, (), buffers(dill_data(()), "00\ngAR9lC4=\n")),
         ("kind 2, (1, 2)", 2, (1, 2), buffers(dill_data((1, 2)), "00\ngAR9lC4=\n")),
     ]
-    print(f"{'':24}{'bare, calls/s':>26}{'worker, calls/s':>26}{'worker / bare, tasks per frame 64 (1)':>46}")
-    print(f"{'':24}{'one by one':>13}{'buffered':>13}{'64 a frame':>13}{'1 a frame':>13}{'one by one':>23}{'buffered':>23}")
+    print(f"{'':20}{'bare, calls/s':>26}{'worker, calls/s':>26}{'worker / bare, 64 tasks a frame (1)':>44}")
+    print(f"{'':20}" + "".join(f"{name:>13}" for name in ("one by one", "buffered", "64 a frame", "1 a frame")), end="")
+    print(f"{'one by one':>22}{'buffered':>22}")
     for name, kind, args, payload in cases:
         rows = []
         for _ in range(options.runs):
@@ -221,9 +222,9 @@ def main():
             tuple(statistics.median(row[ours] / row[floor] for row in rows) for ours in (2, 3)) for floor in (0, 1)
         ]
         print(
-            f"{name:24}"
+            f"{name:20}"
             + "".join(f"{rate:13,.0f}" for rate in rates)
-            + "".join(f"{batched:16.2f} ({single:.2f})" for batched, single in ratios),
+            + "".join(f"{batched:15.2f} ({single:.2f})" for batched, single in ratios),
             flush=True,
         )
 

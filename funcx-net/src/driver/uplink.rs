@@ -1,0 +1,64 @@
+//! Keeps a connection to the node above.
+
+use std::{sync::Arc, time::Duration};
+
+use funcx_core::contract::Address;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Received, connection};
+use crate::transport::Transports;
+
+/// First pause after a failed dial; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where the node above is.
+#[derive(Debug, Clone)]
+pub struct Above {
+    /// How to get there.
+    pub transports: Arc<Transports>,
+    /// Where.
+    pub address: Address,
+}
+
+impl Above {
+    /// Dials, serves the connection until it ends, and dials again; for ever, or until it is stopped.
+    pub(super) async fn run(self, received: mpsc::Sender<Received>, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        while !stop.is_cancelled() {
+            let dialled = tokio::select! {
+                dialled = self.transports.dial(&self.address) => dialled,
+                () = stop.cancelled() => return,
+            };
+            match dialled {
+                Ok(connection) => {
+                    let (outgoing, to_send) = mpsc::unbounded_channel();
+                    let _ = received.send(Received::ConnectedAbove(outgoing)).await;
+                    let started = tokio::time::Instant::now();
+                    let ended = connection::run(connection, to_send, Received::Above, received.clone()).await;
+                    let reason = ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
+                    tracing::info!(address = %self.address, reason, "connection to the node above ended");
+                    let _ = received.send(Received::ClosedAbove).await;
+                    if started.elapsed() > LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                }
+                Err(error) => tracing::debug!(address = %self.address, %error, "cannot reach the node above"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(jittered(pause)) => {}
+                () = stop.cancelled() => return,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Between half and all of `pause`, so that a thousand peers do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [0; 1];
+    // Without random numbers they come in step, which is no error.
+    let _ = getrandom::fill(&mut random);
+    pause.mul_f64(0.5 + f64::from(random[0]) / 512.0)
+}
