@@ -434,7 +434,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             self.lease(key, peer);
             let task = &mut self.tasks[key].task;
             task.stamps.set(self.sent, self.wall);
-            bytes += task.payload.len();
+            // Specifications travel with the tasks. Counted for each, although neighbours share theirs: a batch that is
+            // too small costs little, one that does not fit into a frame would break the link.
+            bytes += task.payload.len() + task.spec.options.len();
             tasks.push(task.clone());
         }
         self.counters.dispatched += tasks.len() as u64;

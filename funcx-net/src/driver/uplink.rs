@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use funcx_core::contract::Address;
+use funcx_core::model::limit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,9 @@ use crate::transport::Transports;
 /// First pause after a failed dial; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Time for a connection to be opened.
+const DIAL: Duration = Duration::from_millis(limit::HANDSHAKE_MILLIS);
 
 /// Where the node above is.
 #[derive(Debug, Clone)]
@@ -28,11 +32,11 @@ impl Above {
         let mut pause = FIRST_PAUSE;
         while !stop.is_cancelled() {
             let dialled = tokio::select! {
-                dialled = self.transports.dial(&self.address) => dialled,
+                dialled = tokio::time::timeout(DIAL, self.transports.dial(&self.address)) => dialled,
                 () = stop.cancelled() => return,
             };
             match dialled {
-                Ok(connection) => {
+                Ok(Ok(connection)) => {
                     let (outgoing, to_send) = mpsc::unbounded_channel();
                     let _ = received.send(Received::ConnectedAbove(outgoing)).await;
                     let started = tokio::time::Instant::now();
@@ -44,7 +48,8 @@ impl Above {
                         pause = FIRST_PAUSE;
                     }
                 }
-                Err(error) => tracing::debug!(address = %self.address, %error, "cannot reach the node above"),
+                Ok(Err(error)) => tracing::debug!(address = %self.address, %error, "cannot reach the node above"),
+                Err(_) => tracing::debug!(address = %self.address, "the node above does not answer"),
             }
             tokio::select! {
                 () = tokio::time::sleep(jittered(pause)) => {}
