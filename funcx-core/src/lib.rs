@@ -32,7 +32,7 @@
 //!
 //! Not here: anything that needs an operating system, MPI, or an async runtime. The map of the whole workspace is
 //! `ARCHITECTURE.md` at the root of the repository.
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

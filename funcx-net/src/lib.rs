@@ -1,5 +1,5 @@
 //! Links between the processes of the funcx fabric, the service that they meet in, and its client.
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod auth;
 pub mod client;

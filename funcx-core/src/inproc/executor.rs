@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::functions::{Begun, NativeFunctions, finish};
 use crate::contract::{Capacity, Executor, ExecutorCapability, ExecutorEvent, ExecutorSink};
 use crate::model::{
-    AttemptId, Error, ErrorKind, Failure, FunctionKind, IdMap, Outcome, OutcomeKind, Result, Task, TaskId,
+    AttemptId, Error, ErrorKind, Failure, FunctionKind, IdMap, Outcome, OutcomeKind, Result, Task,
 };
 
 /// Attempts that may wait for each thread. Native functions can take well under a microsecond, so that a round trip
@@ -36,7 +36,7 @@ struct Inner {
     sink: Arc<dyn ExecutorSink>,
     work: Mutex<Option<Sender<Vec<Task>>>>,
     /// Attempts that wait or run as futures. One lock per batch to take them in, one per task to begin it.
-    attempts: Mutex<IdMap<TaskId, Attempt>>,
+    attempts: Mutex<IdMap<AttemptId, Attempt>>,
 }
 
 enum Attempt {
@@ -101,7 +101,7 @@ impl Executor for InProcess {
             self.inner.sink.handle(ExecutorEvent::Outcomes(lost));
             return;
         };
-        self.inner.attempts.lock().extend(tasks.iter().map(|task| (task.id, Attempt::Waiting)));
+        self.inner.attempts.lock().extend(tasks.iter().map(|task| (task.attempt_id(), Attempt::Waiting)));
         let share = tasks.len().div_ceil(self.threads).clamp(1, SHARE);
         while !tasks.is_empty() {
             let rest = tasks.split_off(share.min(tasks.len()));
@@ -113,7 +113,7 @@ impl Executor for InProcess {
     fn cancel(&self, attempts: &[AttemptId]) {
         let mut known = self.inner.attempts.lock();
         for attempt in attempts {
-            match known.get_mut(&attempt.task) {
+            match known.get_mut(attempt) {
                 Some(Attempt::Running(abort)) => abort.abort(),
                 Some(waiting) => *waiting = Attempt::Cancelled,
                 None => {}
@@ -142,16 +142,16 @@ impl Inner {
     }
 
     fn run_one(&self, task: &Task) -> Outcome {
-        if matches!(self.attempts.lock().remove(&task.id), Some(Attempt::Cancelled)) {
+        if matches!(self.attempts.lock().remove(&task.attempt_id()), Some(Attempt::Cancelled)) {
             return cancelled(task);
         }
         match self.functions.begin(task) {
             Begun::Ended(outcome) => outcome,
             Begun::Running(running) => {
                 let (running, abort) = future::abortable(finish(task, running));
-                self.attempts.lock().insert(task.id, Attempt::Running(abort));
+                self.attempts.lock().insert(task.attempt_id(), Attempt::Running(abort));
                 let ended = futures::executor::block_on(running);
-                self.attempts.lock().remove(&task.id);
+                self.attempts.lock().remove(&task.attempt_id());
                 ended.unwrap_or_else(|future::Aborted| cancelled(task))
             }
         }

@@ -1,1 +1,295 @@
-//! service
+//! The service without its HTTP API: it accepts tasks, keeps them until they have ended, and hands them to endpoints.
+//!
+//! | File | Holds |
+//! | --- | --- |
+//! | `submit` | how tasks are accepted |
+//! | `lane` | the queue of one endpoint, half in memory and half in the store |
+//! | `finish` | how outcomes are made safe |
+//! | `publish` | who is told about them |
+//! | `tasks` | what became of tasks; cancelling them |
+//! | `follow` | the outcomes of a task group as they come |
+//! | `records` | functions and endpoints |
+//! | `repeat` | requests that clients send again |
+//! | `host` | what the node asks |
+
+mod cache;
+mod finish;
+mod follow;
+mod host;
+mod lane;
+mod publish;
+mod records;
+mod refusal;
+mod repeat;
+mod submit;
+mod tasks;
+mod unstoppable;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use funcx_core::contract::{Authority, Connection, Credential, EndpointRecord, FunctionRecord, Principal, TaskStore};
+use funcx_core::model::{EndpointId, FunctionId, Hop, IdMap, IdentityId, TaskGroupId, TaskId, Timestamp, limit};
+use funcx_core::state::{DispatcherLimits, LinkPolicy, NodeConfig};
+use funcx_core::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use tokio::{sync::OnceCell, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::LocalAuthority;
+use crate::driver::{self, NodeHandle, wall_clock};
+use cache::Cache;
+use host::Host;
+use lane::Lane;
+use publish::{Origin, Publisher};
+use repeat::Repeats;
+
+pub use follow::{FollowEvent, Follower};
+pub use records::{EndpointFigures, NewEndpoint, NewFunction};
+pub use refusal::{Answer, Refusal};
+pub use repeat::{Delivery, RequestKey};
+pub use submit::{Accepted, Batch, SharedAnswer, Submit};
+pub use tasks::{CancelReport, CancelTarget, TaskStatus, TaskView};
+
+/// Functions that are kept at hand.
+const CACHED_FUNCTIONS: usize = 4096;
+/// Bytes of their code.
+const CACHED_FUNCTION_BYTES: usize = 256 << 20;
+/// Endpoints that are kept at hand.
+const CACHED_ENDPOINTS: usize = 4096;
+/// Bytes of what they say about themselves.
+const CACHED_ENDPOINT_BYTES: usize = 64 << 20;
+/// Task groups whose owner is kept at hand.
+const CACHED_GROUPS: usize = 65_536;
+
+/// How a [`Service`] is set up.
+#[derive(Clone)]
+pub struct ServiceConfig {
+    /// Tasks of one endpoint that are held in memory; the others lie in the store.
+    pub window_tasks: usize,
+    /// Bytes of their arguments.
+    pub window_bytes: usize,
+    /// Unfinished tasks of one endpoint that are accepted.
+    pub endpoint_tasks: u64,
+    /// Largest arguments of one task, in bytes.
+    pub payload_bytes: usize,
+    /// Largest HTTP request body, in bytes.
+    pub body_bytes: usize,
+    /// How long the answer to a submission is kept for a client that went away without it.
+    pub keep_answers: Duration,
+    /// Times of the links to endpoints.
+    pub link: LinkPolicy,
+    /// Makes the access tokens of `POST /v2/oauth2/token`; without it that route is not there.
+    pub issuer: Option<Arc<dyn TokenIssuer>>,
+    /// How long such a token lasts.
+    pub token_lifetime: Duration,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            window_tasks: 100_000,
+            window_bytes: 512 << 20,
+            endpoint_tasks: limit::MAX_ENDPOINT_TASKS as u64,
+            payload_bytes: limit::MAX_PAYLOAD_BYTES,
+            body_bytes: limit::MAX_BODY_BYTES,
+            keep_answers: Duration::from_secs(120),
+            link: LinkPolicy::default(),
+            issuer: None,
+            token_lifetime: Duration::from_secs(48 * 3600),
+        }
+    }
+}
+
+impl fmt::Debug for ServiceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceConfig")
+            .field("window_tasks", &self.window_tasks)
+            .field("window_bytes", &self.window_bytes)
+            .field("endpoint_tasks", &self.endpoint_tasks)
+            .field("payload_bytes", &self.payload_bytes)
+            .field("body_bytes", &self.body_bytes)
+            .field("issues_tokens", &self.issuer.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes access tokens for clients that have proved who they are.
+pub trait TokenIssuer: Send + Sync + 'static {
+    /// A token for the client `client_id`, which has authenticated as `principal`, that the service's authority takes
+    /// until `lifetime` after `now`.
+    ///
+    /// # Errors
+    /// `Unauthenticated` if there is no such client any more, or those of the place where clients are kept.
+    fn issue_access_token(
+        &self,
+        client_id: &str,
+        principal: &Principal,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<String>;
+}
+
+impl TokenIssuer for LocalAuthority {
+    fn issue_access_token(
+        &self,
+        client_id: &str,
+        principal: &Principal,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<String> {
+        Self::issue_access_token(self, client_id, principal, lifetime, now)
+    }
+}
+
+/// A running service.
+///
+/// Everything it promises outlives it: accepted tasks and outcomes are in the store, and a service that is started on
+/// the same store goes on where this one stopped.
+pub struct Service {
+    config: ServiceConfig,
+    store: Arc<dyn TaskStore>,
+    authority: Arc<dyn Authority>,
+    node: NodeHandle,
+    running: Mutex<Option<JoinHandle<()>>>,
+    stopping: CancellationToken,
+    lanes: Mutex<HashMap<EndpointId, Arc<OnceCell<Arc<Lane>>>>>,
+    /// Tasks in the dispatcher.
+    tracked: Mutex<IdMap<TaskId, Tracked>>,
+    publisher: Arc<Publisher>,
+    repeats: Arc<Repeats<SharedAnswer>>,
+    functions: Cache<FunctionId, Arc<FunctionRecord>>,
+    endpoints: Cache<EndpointId, Arc<EndpointRecord>>,
+    groups: Cache<TaskGroupId, IdentityId>,
+    locks: Mutex<HashMap<EndpointId, Instant>>,
+}
+
+/// What the service knows about a task in the dispatcher.
+#[derive(Debug)]
+struct Tracked {
+    lane: Arc<Lane>,
+    bytes: usize,
+    /// Unknown for a task that was read from the store.
+    origin: Option<Arc<Origin>>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("config", &self.config).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Starts a service on a store. It runs on the current tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a bound of the configuration is zero.
+    pub fn start(
+        config: ServiceConfig,
+        store: Arc<dyn TaskStore>,
+        authority: Arc<dyn Authority>,
+    ) -> Result<Arc<Self>> {
+        if config.window_tasks == 0 || config.window_bytes == 0 {
+            let message = "`window_tasks` and `window_bytes` must be at least 1";
+            return Err(Error::new(ErrorKind::InvalidInput, "start service", message));
+        }
+        let node = NodeConfig {
+            uplink: None,
+            link: config.link,
+            // Windows bound what is in a lane, so that nothing is ever refused there.
+            limits: DispatcherLimits { lane_tasks: usize::MAX, lane_bytes: usize::MAX },
+            lease_grace: None,
+            queue_tasks: 0,
+            sent: Hop::ServiceSent,
+            returned: None,
+            software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        Ok(Arc::new_cyclic(|weak: &Weak<Self>| {
+            let (node, running) = driver::start(node, Arc::new(Host(weak.clone())), None, |_| {});
+            let repeats = Repeats::new(config.keep_answers);
+            Self {
+                config,
+                store,
+                authority,
+                node,
+                running: Mutex::new(Some(running)),
+                stopping: CancellationToken::new(),
+                lanes: Mutex::default(),
+                tracked: Mutex::default(),
+                publisher: Arc::default(),
+                repeats,
+                functions: Cache::new(CACHED_FUNCTIONS, CACHED_FUNCTION_BYTES),
+                endpoints: Cache::new(CACHED_ENDPOINTS, CACHED_ENDPOINT_BYTES),
+                groups: Cache::new(CACHED_GROUPS, usize::MAX),
+                locks: Mutex::default(),
+            }
+        }))
+    }
+
+    /// How it is set up.
+    pub const fn config(&self) -> &ServiceConfig {
+        &self.config
+    }
+
+    /// Its node.
+    pub const fn node(&self) -> &NodeHandle {
+        &self.node
+    }
+
+    /// Resolves when the service has begun to stop.
+    pub async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
+    /// Takes a connection that an endpoint has opened.
+    pub fn accept(&self, connection: Box<dyn Connection>) {
+        self.node.accept(connection);
+    }
+
+    /// Who presents this credential.
+    ///
+    /// # Errors
+    /// `Unauthenticated`, or `Unavailable` if the authority cannot be asked.
+    pub async fn authenticate(&self, credential: &Credential) -> Answer<Principal> {
+        Ok(self.authority.authenticate(credential, wall_clock()).await?)
+    }
+
+    /// Stops: followers and connections of endpoints are closed. Nothing that was accepted is lost.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.node.stop();
+        let running = self.running.lock().take();
+        if let Some(running) = running {
+            // It only ends by itself or with the runtime.
+            let _ = running.await;
+        }
+    }
+
+    /// The lane of an endpoint, opened on first use.
+    async fn lane(self: &Arc<Self>, endpoint: EndpointId) -> Result<Arc<Lane>> {
+        let cell = Arc::clone(self.lanes.lock().entry(endpoint).or_default());
+        cell.get_or_try_init(|| async { Lane::open(self, endpoint).await.map(Arc::new) }).await.cloned()
+    }
+
+    /// The lane of an endpoint if it is open.
+    fn open_lane(&self, endpoint: EndpointId) -> Option<Arc<Lane>> {
+        self.lanes.lock().get(&endpoint)?.get().cloned()
+    }
+
+    fn set_online(self: &Arc<Self>, endpoint: EndpointId, online: bool) {
+        if let Some(lane) = self.open_lane(endpoint) {
+            lane.set_online(self, online);
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+        self.node.stop();
+    }
+}

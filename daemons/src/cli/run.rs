@@ -1,0 +1,158 @@
+//! `funcx run`
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use funcx_core::model::{FunctionId, FunctionKind};
+use funcx_net::client::{Call, Client, FunctionRegistration, TaskHandle, TaskView};
+use serde_json::json;
+
+use super::common::{Common, find_endpoint};
+use super::output::print_aside;
+use super::source::Source;
+use super::{ending, words};
+use crate::config::parse_duration;
+use crate::exit::{Exit, Failed};
+use crate::signal::Stop;
+
+/// What to run, where, and with which arguments.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Arguments are JSON where they can be, else strings; NAME=VALUE is a named argument.
+
+Examples:
+  funcx run analysis.py:mean '[1, 2, 3]'              a function of a file
+  funcx run --function ID 40 2                        a registered function
+  funcx run --shell 'echo {word}' word=hello          a command
+  funcx run --endpoint laptop --walltime '5 min' slow.py
+
+Ctrl-C cancels the task; a second one stops waiting for it.")]
+pub struct Options {
+    /// Endpoint, by id or name; needed if you have several
+    #[arg(long, short, env = "FUNCX_ENDPOINT", value_name = "ID or NAME")]
+    pub endpoint: Option<String>,
+    /// Run a registered function; all words are its arguments
+    #[arg(long, short, value_name = "ID", group = "what")]
+    pub function: Option<FunctionId>,
+    /// Run a command; `{name}` in it stands for the argument of that name
+    #[arg(long, value_name = "COMMAND", group = "what")]
+    pub shell: Option<String>,
+    /// Run a Rust function that the workers of the endpoint know
+    #[arg(long, value_name = "NAME", group = "what")]
+    pub native: Option<String>,
+    /// Longest time the task may run, such as `90 s` or `2 h`
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub walltime: Option<Duration>,
+    /// Attempts if workers are lost under it; 1 is "at most once"
+    #[arg(long, value_name = "NUMBER")]
+    pub max_attempts: Option<u32>,
+    /// Print the id of the task and do not wait for it
+    #[arg(long)]
+    pub no_wait: bool,
+    /// FILE.py, or FILE.py:FUNCTION if there are several in it; then the arguments
+    #[arg(allow_negative_numbers = true, value_name = "FILE.py[:FUNCTION]] [ARGUMENTS")]
+    pub words: Vec<String>,
+}
+
+/// A time with a unit.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "a time such as `90 s` or `2 h` is wanted".to_owned())
+}
+
+/// Registers the function if need be, calls it, and shows what becomes of it.
+pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
+    let client = common.client()?;
+    let (what, arguments) = options.what()?;
+    // What is wrong with the arguments is better said before a function is registered for them.
+    let prepared = what.kind().map(|kind| words::arguments(kind, arguments)).transpose()?;
+    let endpoint = find_endpoint(&client, options.endpoint.as_deref()).await?;
+    let (function, kind) = what.resolve(&client).await?;
+    let arguments = match prepared {
+        Some(arguments) => arguments,
+        None => words::arguments(kind, arguments)?,
+    };
+    let mut call = Call::new(endpoint.endpoint_id, function, arguments);
+    if let Some(walltime) = options.walltime {
+        call = call.with_walltime(walltime);
+    }
+    if let Some(attempts) = options.max_attempts {
+        call = call.with_max_attempts(attempts);
+    }
+    let mut handle = client.submit(call).await?;
+    let id = handle.id().await?;
+    if options.no_wait {
+        common.output().show(&json!({ "task_id": id, "function_id": function }), |_| id.to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !endpoint.connected {
+        print_aside(&format!("endpoint {} is not connected; task {id} waits for it", endpoint.name))?;
+    }
+    let task = outcome(&mut handle).await?;
+    ending::show(common.output(), &task, Some(kind))
+}
+
+/// A function as the command line says it.
+enum What {
+    Registered(FunctionId),
+    New(FunctionRegistration),
+}
+
+impl What {
+    /// Its kind, if that is known without asking the service.
+    fn kind(&self) -> Option<FunctionKind> {
+        match self {
+            Self::Registered(_) => None,
+            Self::New(registration) => Some(registration.kind),
+        }
+    }
+
+    async fn resolve(self, client: &Client) -> Result<(FunctionId, FunctionKind)> {
+        match self {
+            Self::Registered(id) => Ok((id, client.function(id).await?.kind)),
+            Self::New(registration) => {
+                Ok((client.register(&registration).await?.function_id, registration.kind))
+            }
+        }
+    }
+}
+
+impl Options {
+    /// The function and the words that are its arguments.
+    fn what(&self) -> Result<(What, &[String])> {
+        if let Some(id) = self.function {
+            return Ok((What::Registered(id), &self.words));
+        }
+        if let Some(template) = &self.shell {
+            return Ok((What::New(FunctionRegistration::shell(template, template)), &self.words));
+        }
+        if let Some(name) = &self.native {
+            return Ok((What::New(FunctionRegistration::native(name)), &self.words));
+        }
+        let Some((file, arguments)) = self.words.split_first() else {
+            bail!(Failed::new(
+                Exit::Usage,
+                "say what to run: FILE.py, --function ID, --shell COMMAND or --native NAME"
+            ));
+        };
+        Ok((What::New(Source::new(file).registration()?), arguments))
+    }
+}
+
+/// The outcome of a task, which Ctrl-C cancels.
+async fn outcome(handle: &mut TaskHandle) -> Result<TaskView> {
+    let mut stop = Stop::new()?;
+    tokio::select! {
+        outcome = &mut *handle => return Ok(outcome?),
+        () = stop.wait() => {}
+    }
+    let id = handle.id().await?;
+    print_aside(&format!("cancelling task {id}"))?;
+    handle.cancel().await?;
+    tokio::select! {
+        outcome = handle => Ok(outcome?),
+        () = stop.wait() => bail!("task {id} is being cancelled; `funcx task show {id}` says how it ended"),
+    }
+}

@@ -1,0 +1,118 @@
+//! The service daemon: a store, an authority, and the HTTP API over them.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use funcx_net::{
+    auth::LocalAuthority,
+    http,
+    service::{Service, ServiceConfig},
+    store::EmbeddedStore,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Exit, Failed};
+use crate::signal;
+
+/// Port of the service unless another is asked for: the Globus Compute SDK's `local` environment is fixed to it.
+pub const DEFAULT_PORT: u16 = 5000;
+
+/// Command line of `funcx-service`.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceOptions {
+    /// Address to serve on; port 0 takes a free one
+    #[arg(long, env = "FUNCX_LISTEN", default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
+    pub listen: SocketAddr,
+    /// Directory with everything that outlives the service: functions, tasks, results, accounts
+    #[arg(long, env = "FUNCX_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// A service that accepts requests.
+#[derive(Debug)]
+pub struct RunningService {
+    address: SocketAddr,
+    authority: Arc<LocalAuthority>,
+    service: Arc<Service>,
+    stop: CancellationToken,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+/// The file with accounts and tokens in a data directory.
+pub fn authority_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("auth.json")
+}
+
+impl RunningService {
+    /// Binds the address, opens the store, and serves. On return the service accepts requests.
+    ///
+    /// # Errors
+    /// [`Exit::AddressInUse`], or why the store or the accounts cannot be opened.
+    pub async fn start(options: &ServiceOptions) -> Result<Self> {
+        // Bound first: a second service on the same port must not wait for the first one's store.
+        let listener = bind(options.listen).await?;
+        let address = listener.local_addr().context("cannot tell the address of the socket")?;
+        std::fs::create_dir_all(&options.data_dir)
+            .with_context(|| format!("cannot make {}", options.data_dir.display()))?;
+        let authority = Arc::new(LocalAuthority::open(authority_file(&options.data_dir))?);
+        let store = Arc::new(EmbeddedStore::open(options.data_dir.join("store"))?);
+        let config = ServiceConfig { issuer: Some(Arc::clone(&authority) as _), ..ServiceConfig::default() };
+        let service = Service::start(config, store, Arc::clone(&authority) as _)?;
+        let stop = CancellationToken::new();
+        let router = http::router(Arc::clone(&service));
+        let server = tokio::spawn(http::serve(listener, router, stop.clone().cancelled_owned()));
+        Ok(Self { address, authority, service, stop, server })
+    }
+
+    /// Base URL of the service.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its accounts.
+    pub const fn authority(&self) -> &Arc<LocalAuthority> {
+        &self.authority
+    }
+
+    /// Stops to accept requests, closes the links, and resolves when both are done. What was accepted is in the store.
+    ///
+    /// # Errors
+    /// Why it could not go on, if it had ended before.
+    pub async fn shutdown(self) -> Result<()> {
+        self.stop.cancel();
+        self.service.stop().await;
+        self.server.await.context("the HTTP server panicked")?.context("the HTTP server failed")
+    }
+}
+
+/// Runs a service until a signal comes.
+///
+/// # Errors
+/// Why it could not start or go on.
+pub async fn run(options: ServiceOptions) -> Result<ExitCode> {
+    let mut signals = signal::Stop::new()?;
+    let service = RunningService::start(&options).await?;
+    tracing::info!(url = service.url(), data_dir = %options.data_dir.display(), "the service is ready");
+    signals.wait().await;
+    tracing::info!("stopping");
+    service.shutdown().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Failed::new(
+            Exit::AddressInUse,
+            format!("{address} is in use: stop the program that has it, or choose another port"),
+        )
+        .into(),
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+    })
+}

@@ -1,0 +1,233 @@
+//! The manager: connects to an endpoint and runs its tasks in worker processes and native functions.
+//!
+//! A worker binary with native functions of one's own is this:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     funcx_daemons::worker::main(|functions| {
+//!         functions.register("add", |(a, b): (i64, i64)| a + b)?;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! An endpoint starts it instead of `funcx-worker` if its configuration says `worker_command: [/path/to/it]`.
+
+mod functions;
+mod late_sink;
+mod native;
+mod options;
+mod python;
+
+use std::{env, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use funcx_core::contract::{ExecutorSink, IdleFirst};
+use funcx_core::inproc::NativeFunctions;
+use funcx_core::message::{Hello, Refused, Role};
+use funcx_core::model::{ErrorKind, Hop, ManagerId, Outcome};
+use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, NodeConfig, Uplink, UplinkIdentity};
+use funcx_net::driver::{self, Above, NodeHandle, NodeHost, NodeNotice};
+use funcx_net::transport::Transports;
+use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
+use futures::future::{BoxFuture, FutureExt, ready};
+use tokio::{sync::mpsc, time::Instant};
+
+use self::late_sink::LateSink;
+use self::native::PacedNative;
+use crate::config::format_duration;
+use crate::endpoint::{SOFTWARE, TOKEN_VARIABLE};
+use crate::exit::{Exit, Failed, report};
+use crate::logging::{self, LogOptions};
+use crate::signal;
+
+pub use functions::register_demonstration;
+pub use options::{MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
+pub use python::{OLDEST_PYTHON, Python, check_python, check_python_as};
+
+/// Between two looks whether the endpoint is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The command line of a worker binary.
+#[derive(Debug, Parser)]
+#[command(name = "funcx-worker", version, about = "Runs the tasks of an endpoint", after_help = Exit::HELP)]
+struct Arguments {
+    #[command(flatten)]
+    options: WorkerOptions,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+/// The whole of a worker binary: parses the command line, runs a manager, and gives the exit code. `register` adds
+/// native functions; the demonstration functions ([`register_demonstration`]) are there already.
+pub fn main(register: impl FnOnce(&mut NativeFunctions) -> funcx_core::Result<()>) -> ExitCode {
+    let arguments = Arguments::parse();
+    logging::init(arguments.log);
+    let mut functions = NativeFunctions::new();
+    let registered = register_demonstration(&mut functions).and_then(|()| register(&mut functions));
+    let result = registered.map_err(Into::into).and_then(|()| {
+        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+        runtime.block_on(run(arguments.options, functions))
+    });
+    report("funcx-worker", result)
+}
+
+/// Runs a manager until its endpoint is lost, refuses it, or a signal (SIGTERM, SIGINT) ends it. `functions` are all the
+/// native functions that it has.
+///
+/// The secret of its block stands in the variable [`SECRET_VARIABLE`].
+///
+/// # Errors
+/// [`Failed`] with `Python`, `Refused` or `LostAbove`.
+pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<ExitCode> {
+    let mut stop = signal::Stop::new()?;
+    let secret = env::var(SECRET_VARIABLE).unwrap_or_default();
+    // Workers come first: a manager that cannot run anything does not connect.
+    let pool_sink = LateSink::new();
+    let pool = tokio::select! {
+        pool = start_pool(&options, Arc::clone(&pool_sink) as _) => Arc::new(pool?),
+        () = stop.wait() => return Ok(Exit::Success.into()),
+    };
+    let above = Above { transports: Arc::new(Transports::standard()), address: options.endpoint.clone() };
+    let (notices, noticed) = mpsc::unbounded_channel();
+    let host = Arc::new(Host { notices });
+    let (node, driver) =
+        driver::start::<IdleFirst>(node_config(&options, secret)?, host, Some(above), |_| {});
+    let (token, sink) = node.executor_sink();
+    pool_sink.connect(sink);
+    node.attach(token, pool, None);
+    let (token, sink) = node.executor_sink();
+    let native = Arc::new(PacedNative::start(functions, threads(options.native_threads), sink)?);
+    node.attach(token, Arc::clone(&native) as _, None);
+
+    let result = tokio::select! {
+        ended = watch_endpoint(&node, noticed, &native, options.patience.unwrap_or(WorkerOptions::PATIENCE)) => ended,
+        () = stop.wait() => Ok(()),
+    };
+    // What is here goes back to the endpoint. With the driver goes the pool, and with that its processes.
+    let _ = node.with(|node, _| node.leave()).await;
+    node.stop();
+    driver.await.context("the node ended badly")?;
+    result.map(|()| Exit::Success.into()).map_err(Into::into)
+}
+
+/// Resolves when the endpoint wants no more of this manager, or is out of reach for too long.
+async fn watch_endpoint(
+    node: &NodeHandle,
+    mut noticed: mpsc::UnboundedReceiver<NodeNotice>,
+    native: &PacedNative,
+    patience: Duration,
+) -> Result<(), Failed> {
+    let mut look = tokio::time::interval(LOOK);
+    let mut last_open = Instant::now();
+    loop {
+        tokio::select! {
+            Some(notice) = noticed.recv() => match notice {
+                NodeNotice::OpenedAbove => tracing::info!("connected to the endpoint"),
+                NodeNotice::RefusedAbove(refused) if refused.retry => {
+                    tracing::warn!(reason = refused.reason, "the endpoint does not take this manager now");
+                }
+                NodeNotice::RefusedAbove(refused) => {
+                    let reason = refused.reason;
+                    return Err(Failed::new(Exit::Refused, format!("the endpoint refuses this manager: {reason}")));
+                }
+                NodeNotice::Drained => return Ok(()),
+                NodeNotice::PeerUp(_) | NodeNotice::PeerDown(_) => {}
+            },
+            _ = look.tick() => {
+                native.look();
+                let open = node.with(|node, _| node.uplink().is_some_and(Uplink::is_open)).await.unwrap_or(false);
+                if open {
+                    last_open = Instant::now();
+                } else if last_open.elapsed() > patience {
+                    let patience = format_duration(patience);
+                    return Err(Failed::new(Exit::LostAbove, format!("the endpoint was out of reach for {patience}")));
+                }
+            }
+        }
+    }
+}
+
+async fn start_pool(options: &WorkerOptions, sink: Arc<dyn ExecutorSink>) -> Result<ProcessPool> {
+    let config = ProcessPoolConfig {
+        workers: threads(options.workers) as u32,
+        python: options.python.clone().into(),
+        work_dir: options.work_dir.clone(),
+        endpoint_id: options.endpoint_id,
+        max_result_bytes: options.max_result_size as usize,
+        max_output_bytes: options.max_output_size as usize,
+        worker_init: (!options.worker_init.trim().is_empty()).then(|| options.worker_init.clone()),
+        kill_grace: options.kill_grace,
+        preload: options.preload.clone(),
+        // Functions inherit the manager's environment, and its secrets are nothing for them.
+        environment: [SECRET_VARIABLE, MANAGER_VARIABLE, TOKEN_VARIABLE]
+            .map(|name| (name.into(), Default::default()))
+            .into(),
+    };
+    ProcessPool::start(config, sink).await.map_err(|error| {
+        let exit = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::Unavailable | ErrorKind::TimedOut => {
+                Exit::Python
+            }
+            ErrorKind::InvalidInput => Exit::Configuration,
+            _ => Exit::Failure,
+        };
+        Failed::new(exit, error.to_string()).into()
+    })
+}
+
+fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig> {
+    let mut random = [0; 24];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
+    let (epoch, id) = random.split_at(8);
+    let drawn = || ManagerId::from_random(u128::from_ne_bytes(id.try_into().expect("16 of 24 bytes")));
+    let host =
+        nix::unistd::gethostname().map_or_else(|_| "?".into(), |name| name.to_string_lossy().into_owned());
+    Ok(NodeConfig {
+        uplink: Some(UplinkIdentity {
+            role: Role::Manager,
+            node: options.manager_id.unwrap_or_else(drawn).uuid(),
+            epoch: u64::from_ne_bytes(epoch.try_into().expect("8 of 24 bytes")),
+            credential,
+            name: format!("{host}, block {}, process {}", options.block, std::process::id()),
+            software: SOFTWARE.to_owned(),
+        }),
+        link: LinkPolicy::default(),
+        limits: DispatcherLimits::default(),
+        lease_grace: None,
+        queue_tasks: 0,
+        sent: Hop::ManagerSent,
+        returned: Some(Hop::ManagerReturned),
+        software: SOFTWARE.to_owned(),
+    })
+}
+
+/// As many as asked for, or one per core.
+fn threads(asked: Option<NonZeroU32>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.map_or_else(cores, |asked| asked.get() as usize)
+}
+
+/// Nothing connects to a manager, and it keeps outcomes until its endpoint has them.
+struct Host {
+    notices: mpsc::UnboundedSender<NodeNotice>,
+}
+
+impl NodeHost for Host {
+    fn authorize(&self, _: Hello) -> BoxFuture<'static, std::result::Result<LaneId, Refused>> {
+        ready(Err(Refused { reason: "this is a manager: nothing connects to it".to_owned(), retry: false }))
+            .boxed()
+    }
+
+    fn deliver(&self, _: Vec<Outcome>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
+    fn notice(&self, notice: NodeNotice) {
+        // A manager that is leaving listens no more.
+        let _ = self.notices.send(notice);
+    }
+}

@@ -1,0 +1,176 @@
+//! A fabric of real processes for a test: `funcx-service` and `funcx-endpoint`, started as an operator starts them.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use funcx_net::client::{Client, Token};
+use nix::sys::signal::{Signal, kill as signal};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// How long a process may take to do what it was asked. Nothing is measured by it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at something that cannot be waited for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A running fabric. Dropping it kills its processes.
+pub struct Fabric {
+    directory: TempDir,
+    address: SocketAddr,
+    token: String,
+    service: Child,
+    endpoint: Child,
+}
+
+impl Fabric {
+    /// Starts a service, an endpoint named `faulty`, and a manager with this many workers.
+    pub async fn start(workers: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Free now, and nobody else on this machine asks for it by number.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let token = create_token(directory.path()).await;
+        let service = start_service(directory.path(), address);
+        let configured = endpoint_command(directory.path(), &token)
+            .args(["configure", "faulty", "--service", &format!("http://{address}")])
+            .output()
+            .await
+            .unwrap();
+        assert!(configured.status.success(), "{}", String::from_utf8_lossy(&configured.stderr));
+        let config = format!("service: http://{address}\nengine:\n  max_workers_per_node: {workers}\n");
+        std::fs::write(directory.path().join("home/endpoints/faulty/config.yaml"), config).unwrap();
+        let endpoint = start_endpoint(directory.path(), &token);
+        let fabric = Self { directory, address, token, service, endpoint };
+        fabric.online().await;
+        fabric
+    }
+
+    /// A client of the service.
+    pub fn client(&self) -> Client {
+        let token = Token::new(&self.token).unwrap();
+        Client::builder().service(format!("http://{}", self.address)).token(token).build().unwrap()
+    }
+
+    /// Kills the service and starts it again on the same data.
+    pub async fn restart_service(&mut self) {
+        kill(self.service.id().unwrap());
+        self.service.wait().await.unwrap();
+        self.service = start_service(self.directory.path(), self.address);
+    }
+
+    /// Kills the endpoint and starts it again.
+    pub async fn restart_endpoint(&mut self) {
+        kill(self.endpoint.id().unwrap());
+        self.endpoint.wait().await.unwrap();
+        self.endpoint = start_endpoint(self.directory.path(), &self.token);
+    }
+
+    /// The process of the manager.
+    pub fn manager(&self) -> u32 {
+        children(self.endpoint.id().unwrap())[0]
+    }
+
+    /// Stops everything politely, and finds that nothing is left.
+    pub async fn stop(mut self) {
+        let manager = self.manager();
+        let mut family = vec![manager];
+        family.extend(children(manager));
+        for child in [&mut self.endpoint, &mut self.service] {
+            signal(Pid::from_raw(child.id().unwrap() as i32), Signal::SIGTERM).unwrap();
+            let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops").unwrap();
+            assert!(status.success(), "{status}");
+        }
+        until("managers and zygotes are gone", || family.iter().all(|pid| !is_alive(*pid))).await;
+    }
+
+    async fn online(&self) {
+        let client = self.client();
+        let begun = tokio::time::Instant::now();
+        loop {
+            if let Ok(endpoint) = client.endpoint_named("faulty").await
+                && endpoint.workers > 0
+            {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the endpoint does not come online");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Ends a process as the kernel does when memory runs out.
+pub fn kill(pid: u32) {
+    signal(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+}
+
+/// Child processes, oldest first.
+pub fn children(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let list = std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default();
+        found.extend(list.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
+    }
+    found.sort_unstable();
+    found
+}
+
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // A zombie is dead; only its parent has not looked yet.
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn create_token(directory: &Path) -> String {
+    let made = Command::new(env!("CARGO_BIN_EXE_funcx"))
+        .args(["token", "create", "--name", "alice", "--scope", "compute", "--scope", "endpoint", "--json", "--data-dir"])
+        .arg(directory.join("data"))
+        .output()
+        .await
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let answer: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    answer["token"].as_str().unwrap().to_owned()
+}
+
+fn start_service(directory: &Path, address: SocketAddr) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_funcx-service"))
+        .args(["--listen", &address.to_string(), "--data-dir"])
+        .arg(directory.join("data"))
+        .stderr(log(directory, "service"))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+fn start_endpoint(directory: &Path, token: &str) -> Child {
+    endpoint_command(directory, token)
+        .args(["start", "faulty"])
+        .stderr(log(directory, "endpoint"))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+fn endpoint_command(directory: &Path, token: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_funcx-endpoint"));
+    command.env("FUNCX_DIR", directory.join("home")).env("FUNCX_TOKEN", token);
+    command
+}
+
+fn log(directory: &Path, name: &str) -> Stdio {
+    let path = directory.join(format!("{name}.log"));
+    std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap().into()
+}

@@ -1,0 +1,374 @@
+//! JSON of our own routes under `/v1`, and the body of every error. The same types serve clients in Rust.
+//!
+//! Ids are UUIDs in lower case. Absent fields are left out. Times in seconds are since the Unix epoch.
+
+use std::collections::BTreeMap;
+
+use funcx_core::model::{EndpointId, FunctionId, FunctionKind, IdentityId, OutcomeKind, TaskGroupId, TaskId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// Always `Failed`.
+    pub status: String,
+    /// A word that programs can test.
+    pub code: String,
+    /// What went wrong, for people.
+    pub message: String,
+    /// The same text; older clients show this one.
+    pub reason: String,
+    /// Always empty.
+    pub error_args: Vec<String>,
+    /// The HTTP status.
+    pub http_status_code: u16,
+}
+
+/// A function to register.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionRegistration {
+    /// Name for people.
+    pub name: String,
+    /// `native`, `python`, `shell` or `globus-compute`.
+    #[schema(value_type = String)]
+    pub kind: FunctionKind,
+    /// Name of the callable inside the code (python), or of the registered Rust function (native).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// Source text (python), command template (shell) or one framed buffer (globus-compute).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Description for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Whether everybody may use it.
+    #[serde(default)]
+    pub public: bool,
+    /// Group whose members may use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Uuid>,
+    /// A JSON object that is kept with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Box<RawValue>>,
+}
+
+/// A function that was registered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FunctionRegistered {
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    pub function_id: FunctionId,
+    /// Hash of its code, in hexadecimal digits.
+    pub hash: String,
+}
+
+/// A function.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FunctionView {
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    pub function_id: FunctionId,
+    /// Name for people.
+    pub name: String,
+    /// Kind of its code.
+    #[schema(value_type = String)]
+    pub kind: FunctionKind,
+    /// Name inside the code.
+    pub entry: String,
+    /// Its code; not in listings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Hash of its code, in hexadecimal digits.
+    pub hash: String,
+    /// Description for people.
+    pub description: String,
+    /// Whose it is.
+    #[schema(value_type = Uuid)]
+    pub owner: IdentityId,
+    /// Whether everybody may use it.
+    pub public: bool,
+    /// Group whose members may use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Uuid>,
+    /// What the client said about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Box<RawValue>>,
+    /// When it was registered, in seconds.
+    pub created: f64,
+}
+
+/// A page of functions.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FunctionPage {
+    /// In order of id.
+    pub functions: Vec<FunctionView>,
+    /// What to give as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Tasks to run.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitRequest {
+    /// Where.
+    #[schema(value_type = Uuid)]
+    pub endpoint_id: EndpointId,
+    /// The group they shall belong to; the service makes one if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
+    pub task_group_id: Option<TaskGroupId>,
+    /// Calls by function.
+    pub tasks: Vec<Calls>,
+    /// What each of them asks for.
+    #[serde(flatten)]
+    pub how: Resources,
+    /// A JSON object that only the worker reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub options: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+/// Calls of one function.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Calls {
+    /// The function.
+    #[schema(value_type = Uuid)]
+    pub function_id: FunctionId,
+    /// Arguments of each call: any JSON value for native functions, `{"args": [...], "kwargs": {...}}` for python and
+    /// shell, a string of two framed buffers for globus-compute.
+    #[schema(value_type = Vec<serde_json::Value>)]
+    pub arguments: Vec<Box<RawValue>>,
+}
+
+/// What a task asks for. Each absent field asks for nothing special.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Resources {
+    /// Longest time it may run, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub walltime_seconds: Option<f64>,
+    /// Attempts in all when infrastructure is lost; 1 is "at most once".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Cores on each node; fractions are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<f64>,
+    /// Memory on each node, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Accelerators on each node; fractions are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerators: Option<f64>,
+    /// Kind of accelerator, in the site's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator_kind: Option<String>,
+    /// Nodes that it spans.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
+    /// Ranks on each node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks_per_node: Option<u32>,
+    /// Container image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Labels that its manager must carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+}
+
+/// Tasks that were accepted, and are durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SubmitAnswer {
+    /// The group they belong to.
+    #[schema(value_type = Uuid)]
+    pub task_group_id: TaskGroupId,
+    /// Their ids, in the order of the calls and arguments of the request.
+    #[schema(value_type = Vec<Vec<Uuid>>)]
+    pub task_ids: Vec<Vec<TaskId>>,
+}
+
+/// A task.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TaskView {
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    pub task_id: TaskId,
+    /// The group it belongs to.
+    #[schema(value_type = Uuid)]
+    pub task_group_id: TaskGroupId,
+    /// Where it runs.
+    #[schema(value_type = Uuid)]
+    pub endpoint_id: EndpointId,
+    /// What it calls.
+    #[schema(value_type = Uuid)]
+    pub function_id: FunctionId,
+    /// `waiting-for-endpoint`, `queued`, `dispatched`, `running` or `finished`.
+    pub status: String,
+    /// How it ended: `returned`, `raised`, `timed-out`, `cancelled` or `lost`; absent until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub outcome: Option<OutcomeKind>,
+    /// Its value, if it returned: JSON, or a string with the serialized value for globus-compute functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub result: Option<Box<RawValue>>,
+    /// Its value in base64, if it returned something that is not JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_base64: Option<String>,
+    /// Why it did not return.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureView>,
+    /// End of what it wrote to standard output.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stdout: String,
+    /// End of what it wrote to standard error.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
+    /// Number of the attempt that ended; absent until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// What is known about the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub worker: Option<Box<RawValue>>,
+    /// When it was accepted, in seconds.
+    pub accepted: f64,
+    /// When the service had its outcome, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed: Option<f64>,
+    /// When it passed where, in nanoseconds since the Unix epoch: `accepted`, `service-sent`, `endpoint-sent`,
+    /// `manager-sent`, `started`, `ended`, `manager-returned`, `endpoint-returned`.
+    #[serde(default)]
+    pub stamps: BTreeMap<String, u64>,
+}
+
+/// Why a task did not return.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailureView {
+    /// A word that programs can test.
+    pub code: String,
+    /// One line for people.
+    pub message: String,
+    /// What the user's code printed about it.
+    #[serde(default)]
+    pub traceback: String,
+}
+
+/// A page of tasks.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TaskPage {
+    /// Oldest first.
+    pub tasks: Vec<TaskView>,
+    /// What to give as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Tasks to cancel: one of the two fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequest {
+    /// These.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Uuid>>)]
+    pub task_ids: Option<Vec<TaskId>>,
+    /// All of a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
+    pub task_group_id: Option<TaskGroupId>,
+}
+
+/// What a cancel did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CancelAnswer {
+    /// Tasks that had not ended and were asked to.
+    pub cancelled: usize,
+    /// Tasks that are not there, or not the caller's.
+    pub unknown: usize,
+}
+
+/// An endpoint to register.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointRegistration {
+    /// The id it has already; a new one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
+    pub endpoint_id: Option<EndpointId>,
+    /// Name for people.
+    pub name: String,
+    /// Whether everybody may run on it.
+    #[serde(default)]
+    pub public: bool,
+    /// Group whose members may run on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Uuid>,
+    /// The only functions that may run on it; any if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Uuid>>)]
+    pub allowed_functions: Option<Vec<FunctionId>>,
+    /// A JSON object that is kept with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Box<RawValue>>,
+}
+
+/// An endpoint that was registered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EndpointRegistered {
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    pub endpoint_id: EndpointId,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EndpointView {
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    pub endpoint_id: EndpointId,
+    /// Name for people.
+    pub name: String,
+    /// Whose it is.
+    #[schema(value_type = Uuid)]
+    pub owner: IdentityId,
+    /// Whether everybody may run on it.
+    pub public: bool,
+    /// Group whose members may run on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Uuid>,
+    /// The only functions that may run on it; any if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Uuid>>)]
+    pub allowed_functions: Option<Vec<FunctionId>>,
+    /// What it says about itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Box<RawValue>>,
+    /// When it was registered, in seconds.
+    pub created: f64,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Managers that are connected to it.
+    pub managers: u32,
+    /// Worker slots that it has.
+    pub workers: u32,
+    /// Accepted tasks that have not been given to it.
+    pub queued: u64,
+    /// Tasks that have been given to it and have not ended.
+    pub leased: u64,
+}
+
+/// Endpoints.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EndpointList {
+    /// In order of id.
+    pub endpoints: Vec<EndpointView>,
+}

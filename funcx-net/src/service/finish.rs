@@ -1,0 +1,109 @@
+//! Outcomes: committed, then acknowledged downstream, then told to those who wait.
+
+use std::sync::Arc;
+
+use funcx_core::Result;
+use funcx_core::contract::{OutcomeRecord, Write};
+use funcx_core::model::{Outcome, TaskId};
+
+use super::Service;
+use super::lane::{FIRST_PAUSE, LONGEST_PAUSE, Lane};
+use super::publish::{Finished, Origin};
+use crate::driver::wall_clock;
+
+impl Service {
+    /// Makes outcomes of the dispatcher safe, however long that takes. The commit is called before this returns.
+    pub(super) fn finish(self: Arc<Self>, outcomes: Vec<Outcome>) -> impl Future<Output = ()> + Send + 'static {
+        let begun = (!outcomes.is_empty()).then(|| {
+            let (ticket, records) = self.publisher.stamp(outcomes, wall_clock());
+            let committed = self.store.commit(vec![Write::Finish(records.clone())]);
+            (ticket, records, committed)
+        });
+        async move {
+            let Some((ticket, records, mut committed)) = begun else { return };
+            let mut pause = FIRST_PAUSE;
+            while let Err(error) = committed.await {
+                tracing::error!(tasks = records.len(), %error, "cannot store outcomes; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                committed = self.store.commit(vec![Write::Finish(records.clone())]);
+            }
+            let origins = self.untrack(&records);
+            let origins = self.find_origins(&records, origins).await;
+            self.publisher.publish(ticket, finished(records, origins));
+        }
+    }
+
+    /// Makes outcomes of tasks safe that are not in the dispatcher; tried once.
+    pub(super) async fn finish_unloaded(
+        &self,
+        outcomes: Vec<Outcome>,
+        origins: Vec<Option<Arc<Origin>>>,
+    ) -> Result<()> {
+        let (ticket, records) = self.publisher.stamp(outcomes, wall_clock());
+        let committed = self.store.commit(vec![Write::Finish(records.clone())]);
+        let committed = committed.await;
+        let told = match committed {
+            Ok(()) => finished(records, origins),
+            Err(_) => Vec::new(),
+        };
+        self.publisher.publish(ticket, told);
+        committed
+    }
+
+    /// Tasks have left the dispatcher and their outcomes are durable: their lanes have room for others.
+    fn untrack(self: &Arc<Self>, records: &[OutcomeRecord]) -> Vec<Option<Arc<Origin>>> {
+        let mut lanes: Vec<(Arc<Lane>, usize, usize)> = Vec::new();
+        let mut origins = Vec::with_capacity(records.len());
+        let mut tracked = self.tracked.lock();
+        for record in records {
+            let Some(task) = tracked.remove(&record.outcome.task) else {
+                origins.push(None);
+                continue;
+            };
+            match lanes.iter_mut().find(|(lane, ..)| Arc::ptr_eq(lane, &task.lane)) {
+                Some((_, tasks, bytes)) => {
+                    *tasks += 1;
+                    *bytes += task.bytes;
+                }
+                None => lanes.push((task.lane, 1, task.bytes)),
+            }
+            origins.push(task.origin);
+        }
+        drop(tracked);
+        for (lane, tasks, bytes) in lanes {
+            lane.finished(self, tasks, bytes);
+        }
+        origins
+    }
+
+    /// Where tasks that were read from the store came from, if it matters to anybody.
+    async fn find_origins(
+        &self,
+        records: &[OutcomeRecord],
+        mut origins: Vec<Option<Arc<Origin>>>,
+    ) -> Vec<Option<Arc<Origin>>> {
+        let missing: Vec<usize> = (0..records.len()).filter(|index| origins[*index].is_none()).collect();
+        if missing.is_empty() || !self.publisher.is_followed() {
+            return origins;
+        }
+        let ids: Vec<TaskId> = missing.iter().map(|index| records[*index].outcome.task).collect();
+        match self.store.tasks(&ids).await {
+            Ok(found) => {
+                for (index, task) in missing.into_iter().zip(found) {
+                    origins[index] = task.map(|task| {
+                        let (endpoint, group, function) = (task.endpoint, task.group, task.function);
+                        Arc::new(Origin { endpoint, group, function, spec: task.spec, accepted: task.accepted })
+                    });
+                }
+            }
+            // Followers will be told to look for themselves.
+            Err(error) => tracing::warn!(%error, "cannot read which groups finished tasks belong to"),
+        }
+        origins
+    }
+}
+
+fn finished(records: Vec<OutcomeRecord>, origins: Vec<Option<Arc<Origin>>>) -> Vec<Finished> {
+    records.into_iter().zip(origins).map(|(outcome, origin)| Finished { outcome, origin }).collect()
+}

@@ -1,0 +1,242 @@
+//! Tells those who wait that tasks have ended.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use funcx_core::contract::{OutcomeRecord, TaskRecord};
+use funcx_core::model::{EndpointId, FunctionId, IdMap, Outcome, TaskGroupId, TaskId, TaskSpec, Timestamp};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+/// Outcomes that wait for one subscriber. One that is further behind reads the store instead.
+const SUBSCRIPTION_OUTCOMES: usize = 1024;
+
+/// What the tasks of one submission for one function have in common.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) endpoint: EndpointId,
+    pub(super) group: TaskGroupId,
+    pub(super) function: FunctionId,
+    pub(super) spec: Arc<TaskSpec>,
+    pub(super) accepted: Timestamp,
+}
+
+/// A task that has ended, and where it came from if that is known.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) outcome: OutcomeRecord,
+    pub(super) origin: Option<Arc<Origin>>,
+}
+
+/// Gives every outcome its time, and publishes outcomes in the order of these times once they are durable.
+///
+/// So a time is a cursor: whoever has seen the outcome with a time has seen all outcomes before it.
+#[derive(Debug, Default)]
+pub(super) struct Publisher {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_stamp: u64,
+    published: u64,
+    slots: VecDeque<Slot>,
+    next_ticket: u64,
+    next_subscriber: u64,
+    groups: HashMap<TaskGroupId, Vec<Subscriber>>,
+    waiters: IdMap<TaskId, Vec<(u64, oneshot::Sender<OutcomeRecord>)>>,
+}
+
+/// Outcomes that are being committed.
+#[derive(Debug)]
+struct Slot {
+    ticket: u64,
+    through: u64,
+    finished: Option<Vec<Finished>>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    id: u64,
+    lagged: Arc<AtomicBool>,
+    outcomes: mpsc::Sender<Arc<TaskRecord>>,
+}
+
+/// The place of some outcomes in the order of publication. It must be given back with [`Publisher::publish`].
+#[derive(Debug)]
+#[must_use = "outcomes after this place are held back until it is published"]
+pub(super) struct Ticket(u64);
+
+impl Publisher {
+    /// Gives outcomes their times: about `now`, each later than all before.
+    pub(super) fn stamp(&self, outcomes: Vec<Outcome>, now: Timestamp) -> (Ticket, Vec<OutcomeRecord>) {
+        let mut state = self.state.lock();
+        let first = now.as_nanos().max(state.last_stamp + 1);
+        let records: Vec<_> = (first..)
+            .zip(outcomes)
+            .map(|(nanos, outcome)| OutcomeRecord { outcome, completed: Timestamp::from_nanos(nanos) })
+            .collect();
+        let through = first + records.len() as u64 - 1;
+        state.last_stamp = through;
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.slots.push_back(Slot { ticket, through, finished: None });
+        (Ticket(ticket), records)
+    }
+
+    /// The outcomes of this ticket are durable (or, if there are none now, will never be).
+    pub(super) fn publish(&self, ticket: Ticket, finished: Vec<Finished>) {
+        let mut state = self.state.lock();
+        let first = state.slots.front().map_or(0, |slot| slot.ticket);
+        if let Some(slot) = state.slots.get_mut((ticket.0 - first) as usize) {
+            slot.finished = Some(finished);
+        }
+        while let Some(slot) = state.slots.pop_front_if(|slot| slot.finished.is_some()) {
+            state.published = slot.through;
+            slot.finished.into_iter().flatten().for_each(|finished| state.tell(finished));
+        }
+    }
+
+    /// Whether anybody follows a group, so that it matters which group a task is in.
+    pub(super) fn is_followed(&self) -> bool {
+        !self.state.lock().groups.is_empty()
+    }
+
+    /// Waits for the outcome of one task.
+    pub(super) fn wait(self: &Arc<Self>, task: TaskId) -> Waiter {
+        let (sender, outcome) = oneshot::channel();
+        let mut state = self.state.lock();
+        let id = state.next_id();
+        state.waiters.entry(task).or_default().push((id, sender));
+        Waiter { publisher: Arc::clone(self), task, id, outcome }
+    }
+
+    /// Follows the outcomes of a group from now on.
+    pub(super) fn subscribe(self: &Arc<Self>, group: TaskGroupId) -> Subscription {
+        let (sender, outcomes) = mpsc::channel(SUBSCRIPTION_OUTCOMES);
+        let lagged = Arc::new(AtomicBool::new(false));
+        let mut state = self.state.lock();
+        let id = state.next_id();
+        let subscriber = Subscriber { id, lagged: Arc::clone(&lagged), outcomes: sender };
+        state.groups.entry(group).or_default().push(subscriber);
+        let from = state.published;
+        Subscription { publisher: Arc::clone(self), group, id, from, lagged, outcomes }
+    }
+}
+
+impl State {
+    fn next_id(&mut self) -> u64 {
+        self.next_subscriber += 1;
+        self.next_subscriber
+    }
+
+    fn tell(&mut self, finished: Finished) {
+        let Finished { outcome, origin } = finished;
+        for (_, waiter) in self.waiters.remove(&outcome.outcome.task).into_iter().flatten() {
+            // One who has stopped waiting is not told.
+            let _ = waiter.send(outcome.clone());
+        }
+        if self.groups.is_empty() {
+            return;
+        }
+        let Some(origin) = origin else {
+            // It may belong to any of the groups: all of them have to look for themselves.
+            self.groups.drain().for_each(|(_, subscribers)| subscribers.iter().for_each(Subscriber::lag));
+            return;
+        };
+        let Some(subscribers) = self.groups.get_mut(&origin.group) else { return };
+        let record = Arc::new(TaskRecord {
+            id: outcome.outcome.task,
+            endpoint: origin.endpoint,
+            group: origin.group,
+            function: origin.function,
+            spec: Arc::clone(&origin.spec),
+            accepted: origin.accepted,
+            sequence: 0,
+            payload: bytes::Bytes::new(),
+            outcome: Some(outcome),
+        });
+        subscribers.retain(|subscriber| {
+            let taken = subscriber.outcomes.try_send(Arc::clone(&record)).is_ok();
+            if !taken {
+                subscriber.lag();
+            }
+            taken
+        });
+        if subscribers.is_empty() {
+            self.groups.remove(&origin.group);
+        }
+    }
+}
+
+impl Subscriber {
+    fn lag(&self) {
+        self.lagged.store(true, Ordering::Release);
+    }
+}
+
+/// Somebody who waits for one task.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    publisher: Arc<Publisher>,
+    task: TaskId,
+    id: u64,
+    outcome: oneshot::Receiver<OutcomeRecord>,
+}
+
+impl Waiter {
+    /// The outcome, or nothing if the service stops.
+    pub(super) async fn outcome(&mut self) -> Option<OutcomeRecord> {
+        (&mut self.outcome).await.ok()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut state = self.publisher.state.lock();
+        if let Some(waiters) = state.waiters.get_mut(&self.task) {
+            waiters.retain(|(id, _)| *id != self.id);
+            if waiters.is_empty() {
+                state.waiters.remove(&self.task);
+            }
+        }
+    }
+}
+
+/// Somebody who follows a group.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    publisher: Arc<Publisher>,
+    group: TaskGroupId,
+    id: u64,
+    /// Outcomes with times up to this one are in the store; later ones come through here.
+    pub(super) from: u64,
+    lagged: Arc<AtomicBool>,
+    outcomes: mpsc::Receiver<Arc<TaskRecord>>,
+}
+
+impl Subscription {
+    /// The next outcome; `None` once some could not be kept for this subscriber.
+    pub(super) async fn next(&mut self) -> Option<Arc<TaskRecord>> {
+        let next = self.outcomes.recv().await;
+        debug_assert!(next.is_some() || self.lagged.load(Ordering::Acquire), "only lagging ends a subscription");
+        next
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.publisher.state.lock();
+        if let Some(subscribers) = state.groups.get_mut(&self.group) {
+            subscribers.retain(|subscriber| subscriber.id != self.id);
+            if subscribers.is_empty() {
+                state.groups.remove(&self.group);
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! How tasks are accepted.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, TaskQuery, Write};
+use funcx_core::model::{
+    EndpointId, FunctionId, Hop, IdentityId, Shape, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec, Timestamp,
+    TraceContext, limit,
+};
+use funcx_core::{Error, ErrorKind, Result};
+
+use super::publish::Origin;
+use super::repeat::{Delivery, RequestKey};
+use super::unstoppable::Unstoppable;
+use super::{Answer, Refusal, Service};
+use crate::driver::wall_clock;
+
+/// Largest options of a batch: they travel with each frame of its tasks.
+const MAX_OPTIONS_BYTES: usize = 64 << 10;
+
+/// Tasks that somebody wants to have run.
+#[derive(Debug, Clone)]
+pub struct Submit {
+    /// Where.
+    pub endpoint: EndpointId,
+    /// The group they shall belong to; a new one if `None`.
+    pub group: Option<TaskGroupId>,
+    /// Trace that the request belongs to.
+    pub trace: TraceContext,
+    /// The tasks, by function.
+    pub batches: Vec<Batch>,
+}
+
+/// Calls of one function.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Which.
+    pub function: FunctionId,
+    /// What each call asks for.
+    pub shape: Shape,
+    /// How hard to try.
+    pub limits: TaskLimits,
+    /// JSON object for the worker; empty for none.
+    pub options: Bytes,
+    /// Arguments of each call.
+    pub arguments: Vec<Bytes>,
+}
+
+/// Tasks that were accepted, and are durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Drawn anew for each request.
+    pub request: uuid::Uuid,
+    /// The group they belong to.
+    pub group: TaskGroupId,
+    /// Ids in the order of the arguments, batch by batch.
+    pub tasks: Vec<Vec<TaskId>>,
+}
+
+/// An answer that several requests may get.
+pub type SharedAnswer = Arc<Answer<Accepted>>;
+
+impl Service {
+    /// Accepts tasks as [`Service::submit`] does; a repeat of a request whose answer was not delivered gets that answer.
+    pub async fn submit_once(
+        self: &Arc<Self>,
+        principal: Principal,
+        submit: Submit,
+        body: [u8; 32],
+    ) -> (SharedAnswer, Delivery<SharedAnswer>) {
+        let key = RequestKey { identity: principal.identity, endpoint: submit.endpoint, body };
+        let service = Arc::clone(self);
+        self.repeats.once(key, async move { Arc::new(service.submit(&principal, submit).await) }).await
+    }
+
+    /// Accepts tasks: when this resolves with `Ok`, they are durable and each will have exactly one outcome.
+    ///
+    /// **Cancellation.** Once the store has been asked, the tasks are accepted even if the future is dropped.
+    ///
+    /// # Errors
+    /// `NotFound` (endpoint, function), `Forbidden` (endpoint, function, group), `InvalidInput`, `LimitExceeded` (not
+    /// retryable: too many tasks or too large; retryable: the endpoint's queue is full), `Unavailable` (the store).
+    pub async fn submit(self: &Arc<Self>, principal: &Principal, submit: Submit) -> Answer<Accepted> {
+        let count = self.check_sizes(&submit)?;
+        let endpoint = self.endpoint(principal, submit.endpoint, Action::Use).await?;
+        let group = self.group_of(principal, submit.group).await?;
+        let accepted = wall_clock();
+        let mut origins = Vec::with_capacity(submit.batches.len());
+        for batch in &submit.batches {
+            origins.push(Arc::new(Origin {
+                endpoint: submit.endpoint,
+                group,
+                function: batch.function,
+                spec: self.spec(principal, &endpoint, batch, submit.trace).await?,
+                accepted,
+            }));
+        }
+        let lane = self.lane(submit.endpoint).await?;
+        let (request, ids) = random_ids(count)?;
+
+        let mut ids = ids.into_iter();
+        let mut tasks = Vec::with_capacity(count);
+        let mut submissions = Vec::with_capacity(origins.len());
+        let mut answer = Vec::with_capacity(origins.len());
+        for (origin, batch) in origins.into_iter().zip(submit.batches) {
+            let stored: Vec<(TaskId, Bytes)> = ids.by_ref().zip(batch.arguments).collect();
+            answer.push(stored.iter().map(|(id, _)| *id).collect());
+            tasks.extend(stored.iter().map(|(id, payload)| {
+                let mut task = Task::new(*id, Arc::clone(&origin.spec), payload.clone());
+                task.stamps.set(Hop::Accepted, accepted);
+                (task, Arc::clone(&origin))
+            }));
+            submissions.push((origin, stored));
+        }
+        let commit = |first| self.store.commit(writes(submissions, first));
+        let (first, committed) = lane.begin(tasks, self.config.endpoint_tasks, commit)?;
+        let service = Arc::clone(self);
+        // Others wait for what becomes of this one, so it must be seen to its end.
+        Unstoppable::new(async move {
+            let committed = committed.await;
+            lane.settled(&service, first, committed.is_ok());
+            committed
+        })
+        .await?;
+        Ok(Accepted { request, group, tasks: answer })
+    }
+
+    fn check_sizes(&self, submit: &Submit) -> Answer<usize> {
+        let operation = "submit tasks";
+        let count = submit.batches.iter().map(|batch| batch.arguments.len()).sum();
+        if count == 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, operation, "the request holds no tasks").into());
+        }
+        if count > limit::MAX_SUBMIT_TASKS {
+            let error = Error::new(ErrorKind::LimitExceeded, operation, "too many tasks in one request; split it")
+                .with_context("tasks", count)
+                .with_context("limit MAX_SUBMIT_TASKS", limit::MAX_SUBMIT_TASKS);
+            return Err(Refusal::new("TOO_MANY_TASKS", error));
+        }
+        for batch in &submit.batches {
+            if let Some(payload) = batch.arguments.iter().find(|payload| payload.len() > self.config.payload_bytes) {
+                let error = Error::new(ErrorKind::LimitExceeded, operation, "the arguments of a task are too large")
+                    .with_context("bytes", payload.len())
+                    .with_context("limit payload_bytes", self.config.payload_bytes);
+                return Err(Refusal::new("TASK_PAYLOAD_TOO_LARGE", error));
+            }
+            if batch.options.len() > MAX_OPTIONS_BYTES {
+                let error = Error::new(ErrorKind::LimitExceeded, operation, "the options of a batch are too large")
+                    .with_context("bytes", batch.options.len())
+                    .with_context("limit", MAX_OPTIONS_BYTES);
+                return Err(error.into());
+            }
+            if !(1..=limit::MAX_MAX_ATTEMPTS).contains(&batch.limits.max_attempts) {
+                let message = format!("max_attempts must be between 1 and {}", limit::MAX_MAX_ATTEMPTS);
+                return Err(Error::new(ErrorKind::InvalidInput, operation, message).into());
+            }
+        }
+        Ok(count)
+    }
+
+    async fn spec(
+        &self,
+        principal: &Principal,
+        endpoint: &EndpointRecord,
+        batch: &Batch,
+        trace: TraceContext,
+    ) -> Answer<Arc<TaskSpec>> {
+        if endpoint.allowed_functions.as_ref().is_some_and(|allowed| !allowed.contains(&batch.function)) {
+            let error = Error::new(ErrorKind::Forbidden, "submit tasks", "the endpoint does not run this function")
+                .with_context("function", batch.function)
+                .with_context("endpoint", endpoint.id);
+            return Err(Refusal::new("FUNCTION_NOT_PERMITTED", error));
+        }
+        let record = self.function(principal, batch.function, Action::Use).await?;
+        Ok(Arc::new(TaskSpec {
+            function: Arc::clone(&record.function),
+            shape: batch.shape.clone(),
+            limits: batch.limits,
+            owner: principal.identity,
+            options: batch.options.clone(),
+            trace,
+        }))
+    }
+
+    /// The group that was asked for, if it is the caller's or nobody's; else a new one.
+    async fn group_of(&self, principal: &Principal, asked: Option<TaskGroupId>) -> Answer<TaskGroupId> {
+        let Some(group) = asked else {
+            let group = TaskGroupId::from_random(random_bits()?);
+            self.groups.put(group, principal.identity, 1);
+            return Ok(group);
+        };
+        match self.group_owner(group).await? {
+            Some(owner) if owner != principal.identity => Err(foreign_group(group, "submit tasks")),
+            Some(_) => Ok(group),
+            None => {
+                self.groups.put(group, principal.identity, 1);
+                Ok(group)
+            }
+        }
+    }
+
+    /// Whose group this is, if it has tasks.
+    pub(super) async fn group_owner(&self, group: TaskGroupId) -> Result<Option<IdentityId>> {
+        let version = match self.groups.find(group) {
+            Ok(owner) => return Ok(Some(owner)),
+            Err(version) => version,
+        };
+        let (ids, _) = self.store.task_ids(TaskQuery::Group(group), None, 1).await?;
+        let task = self.store.tasks(&ids).await?.into_iter().flatten().next();
+        let owner = task.map(|task| task.spec.owner);
+        if let Some(owner) = owner {
+            self.groups.remember(version, group, owner, 1);
+        }
+        Ok(owner)
+    }
+
+    /// Whether the authority lets this principal do something to an object; the refusal carries `code`.
+    pub(super) fn check(
+        &self,
+        principal: &Principal,
+        action: Action,
+        object: &Object,
+        code: &'static str,
+    ) -> Answer<()> {
+        self.authority.authorize(principal, action, object).map_err(|error| match error.kind() {
+            ErrorKind::Forbidden => Refusal::new(code, error),
+            _ => error.into(),
+        })
+    }
+}
+
+pub(super) fn foreign_group(group: TaskGroupId, operation: &'static str) -> Refusal {
+    let error = Error::new(ErrorKind::Forbidden, operation, "the task group belongs to somebody else")
+        .with_context("task group", group);
+    Refusal::new("TASK_GROUP_ACCESS_FORBIDDEN", error)
+}
+
+/// The submissions of one request, numbered on from `first`.
+fn writes(submissions: Vec<(Arc<Origin>, Vec<(TaskId, Bytes)>)>, mut first: u64) -> Vec<Write> {
+    let submissions = submissions.into_iter().map(|(origin, tasks)| {
+        let first_sequence = first;
+        first += tasks.len() as u64;
+        Write::Submit(Submission {
+            endpoint: origin.endpoint,
+            group: origin.group,
+            function: origin.function,
+            spec: Arc::clone(&origin.spec),
+            accepted: origin.accepted,
+            first_sequence,
+            tasks,
+        })
+    });
+    submissions.collect()
+}
+
+/// 128 random bits.
+pub(super) fn random_bits() -> Result<u128> {
+    let mut bytes = [0; 16];
+    fill(&mut bytes)?;
+    Ok(u128::from_ne_bytes(bytes))
+}
+
+/// An id for a request and ids for its tasks, in one call of the operating system.
+fn random_ids(count: usize) -> Result<(uuid::Uuid, Vec<TaskId>)> {
+    let mut bytes = vec![0; 16 * (count + 1)];
+    fill(&mut bytes)?;
+    let (ids, _) = bytes.as_chunks::<16>();
+    let mut ids = ids.iter().map(|bytes| TaskId::from_random(u128::from_ne_bytes(*bytes)));
+    let request = ids.next().map_or(uuid::Uuid::nil(), TaskId::uuid);
+    Ok((request, ids.collect()))
+}
+
+fn fill(bytes: &mut [u8]) -> Result<()> {
+    getrandom::fill(bytes).map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "draw an id", "the operating system gives no random numbers")
+            .with_source(error)
+    })
+}
+
+/// Now, for records.
+pub(super) fn now() -> Timestamp {
+    wall_clock()
+}

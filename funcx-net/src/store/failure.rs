@@ -1,0 +1,92 @@
+//! What went wrong, in our words.
+
+use std::io;
+
+use funcx_core::model::{Error, ErrorKind};
+
+/// A failure that several callers are told of. An [`Error`] cannot be copied, so this is what makes one for each.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    kind: ErrorKind,
+    message: &'static str,
+    detail: String,
+}
+
+impl Failure {
+    pub(super) fn new(kind: ErrorKind, message: &'static str, detail: impl Into<String>) -> Self {
+        Self { kind, message, detail: detail.into() }
+    }
+
+    /// The operating system refused something.
+    pub(super) fn io(error: &io::Error) -> Self {
+        let (kind, message) = match error.kind() {
+            io::ErrorKind::StorageFull => (ErrorKind::Unavailable, "the disk is full; free some space"),
+            io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                (ErrorKind::Unavailable, "the quota of the disk or the file size limit is used up")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => (ErrorKind::Unavailable, "the file system is read-only"),
+            _ => (ErrorKind::Io, "the operating system refused it"),
+        };
+        Self::new(kind, message, error.to_string())
+    }
+
+    /// The database could not read.
+    pub(super) fn read(error: &fjall::Error) -> Self {
+        match io_cause(error) {
+            Some(cause) => Self::io(cause),
+            None => Self::new(ErrorKind::Internal, "the database cannot read its files", error.to_string()),
+        }
+    }
+
+    /// The database could not write, and takes no more writes now.
+    pub(super) fn write(error: &fjall::Error) -> Self {
+        let Self { kind, message, detail } = Self::read(error);
+        match kind {
+            ErrorKind::Unavailable => Self { kind, message, detail },
+            _ => Self::new(
+                ErrorKind::Unavailable,
+                "a write failed and the store takes no more; mend the disk and restart the service",
+                detail,
+            ),
+        }
+    }
+
+    /// The error to give to one caller.
+    pub(super) fn into_error(self, operation: &'static str) -> Error {
+        Error::new(self.kind, operation, self.message).with_context("cause", self.detail)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind(), "a record that the writes depend on cannot be read", error.to_string())
+    }
+}
+
+fn io_cause(error: &fjall::Error) -> Option<&io::Error> {
+    match error {
+        fjall::Error::Io(cause) | fjall::Error::Storage(fjall::LsmError::Io(cause)) => Some(cause),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_can_mend_is_unavailable() {
+        let kind = |kind: io::ErrorKind| Failure::io(&kind.into()).into_error("test").kind();
+        assert_eq!(kind(io::ErrorKind::StorageFull), ErrorKind::Unavailable);
+        assert_eq!(kind(io::ErrorKind::ReadOnlyFilesystem), ErrorKind::Unavailable);
+        assert_eq!(kind(io::ErrorKind::QuotaExceeded), ErrorKind::Unavailable);
+        assert_eq!(kind(io::ErrorKind::PermissionDenied), ErrorKind::Io);
+    }
+
+    #[test]
+    fn a_failed_write_names_the_way_out() {
+        let error = Failure::write(&fjall::Error::Poisoned).into_error("commit");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.message().contains("restart"), "{error}");
+    }
+}

@@ -1,0 +1,524 @@
+//! What the values look like.
+//!
+//! What people may want to read, or what may get more fields, is JSON; what there are millions of is packed. Packed
+//! records begin with a version, so that a later program can tell an old one from a new one.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use funcx_core::contract::{Access, EndpointRecord, FunctionRecord, OutcomeRecord, Submission};
+use funcx_core::model::{
+    Accelerators, EndpointId, Error, ErrorKind, Function, FunctionBody, FunctionHash, FunctionId,
+    FunctionKind, Hop, HopStamps, IdentityId, Outcome, OutcomeKind, Result, Shape, Target, TaskGroupId,
+    TaskId, TaskLimits, TaskSpec, Timestamp, TraceContext,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::table::Place;
+
+/// Version of every packed record.
+const VERSION: u8 = 1;
+
+/// A registered function without its code.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StoredFunction {
+    pub(super) hash: FunctionHash,
+    name: String,
+    description: String,
+    pub(super) owner: IdentityId,
+    access: StoredAccess,
+    metadata: String,
+    created: Timestamp,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredEndpoint {
+    name: String,
+    owner: IdentityId,
+    access: StoredAccess,
+    allowed_functions: Option<Vec<FunctionId>>,
+    metadata: String,
+    created: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StoredAccess {
+    Private,
+    Group(Uuid),
+    Public,
+}
+
+/// What tasks share, but for the trace: that differs from one submission to the next.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredSpec {
+    function: FunctionHash,
+    milli_cores: u32,
+    memory_bytes: u64,
+    accelerators: u32,
+    accelerator_kind: Option<String>,
+    nodes: u32,
+    ranks_per_node: u32,
+    walltime: Option<Duration>,
+    container: Option<String>,
+    labels: Option<Vec<String>>,
+    max_attempts: u32,
+    owner: IdentityId,
+}
+
+/// What the tasks of one chunk have in common, and their ids.
+pub(super) struct Chunk {
+    pub(super) group: TaskGroupId,
+    pub(super) function: FunctionId,
+    pub(super) spec: [u8; 32],
+    pub(super) trace: TraceContext,
+    pub(super) accepted: Timestamp,
+    ids: Bytes,
+}
+
+/// Where a task and its arguments are.
+pub(super) struct StoredTask {
+    pub(super) place: Place,
+    pub(super) endpoint: EndpointId,
+    pub(super) sequence: u64,
+}
+
+/// A task that waits for its outcome.
+pub(super) struct StoredPending {
+    pub(super) task: TaskId,
+    pub(super) place: Place,
+}
+
+impl From<Access> for StoredAccess {
+    fn from(access: Access) -> Self {
+        match access {
+            Access::Private => Self::Private,
+            Access::Group(group) => Self::Group(group),
+            Access::Public => Self::Public,
+        }
+    }
+}
+
+impl From<StoredAccess> for Access {
+    fn from(access: StoredAccess) -> Self {
+        match access {
+            StoredAccess::Private => Self::Private,
+            StoredAccess::Group(group) => Self::Group(group),
+            StoredAccess::Public => Self::Public,
+        }
+    }
+}
+
+impl StoredFunction {
+    pub(super) fn encode(record: &FunctionRecord) -> Bytes {
+        to_json(&Self {
+            hash: record.function.hash(),
+            name: record.name.clone(),
+            description: record.description.clone(),
+            owner: record.owner,
+            access: record.access.into(),
+            metadata: record.metadata.clone(),
+            created: record.created,
+        })
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+        from_json(bytes, "function")
+    }
+
+    pub(super) fn into_record(self, id: FunctionId, function: std::sync::Arc<Function>) -> FunctionRecord {
+        let Self { hash: _, name, description, owner, access, metadata, created } = self;
+        FunctionRecord { id, function, name, description, owner, access: access.into(), metadata, created }
+    }
+}
+
+pub(super) fn encode_endpoint(record: &EndpointRecord) -> Bytes {
+    to_json(&StoredEndpoint {
+        name: record.name.clone(),
+        owner: record.owner,
+        access: record.access.into(),
+        allowed_functions: record.allowed_functions.clone(),
+        metadata: record.metadata.clone(),
+        created: record.created,
+    })
+}
+
+pub(super) fn decode_endpoint(id: EndpointId, bytes: &[u8]) -> Result<EndpointRecord> {
+    let StoredEndpoint { name, owner, access, allowed_functions, metadata, created } =
+        from_json(bytes, "endpoint")?;
+    Ok(EndpointRecord { id, name, owner, access: access.into(), allowed_functions, metadata, created })
+}
+
+pub(super) fn encode_body(body: &FunctionBody) -> Bytes {
+    let mut bytes = Vec::with_capacity(16 + body.entry.len() + body.code.len());
+    bytes.put_u8(VERSION);
+    put_part(&mut bytes, body.kind.as_str().as_bytes());
+    put_part(&mut bytes, body.entry.as_bytes());
+    bytes.put_slice(&body.code);
+    bytes.into()
+}
+
+/// The function with this hash, which the code must have.
+pub(super) fn decode_body(hash: FunctionHash, bytes: Bytes) -> Result<Function> {
+    let mut fields = Fields::new("function body", bytes)?;
+    let kind = fields.part()?;
+    let kind = std::str::from_utf8(&kind).ok().and_then(FunctionKind::from_word);
+    let kind = kind.ok_or_else(|| fields.damaged())?;
+    let entry = String::from_utf8(fields.part()?.into()).map_err(|_| fields.damaged())?;
+    let function = Function::new(FunctionBody { kind, entry, code: fields.rest() });
+    if function.hash() == hash { Ok(function) } else { Err(damaged("function body")) }
+}
+
+/// Hash and bytes of what the tasks of a submission share.
+pub(super) fn encode_spec(spec: &TaskSpec) -> ([u8; 32], Bytes) {
+    let TaskSpec { function, shape, limits, owner, options, trace: _ } = spec;
+    let json = to_json(&StoredSpec {
+        function: function.hash(),
+        milli_cores: shape.milli_cores,
+        memory_bytes: shape.memory_bytes,
+        accelerators: shape.accelerators.milli_count,
+        accelerator_kind: shape.accelerators.kind.clone(),
+        nodes: shape.nodes,
+        ranks_per_node: shape.ranks_per_node,
+        walltime: shape.walltime,
+        container: shape.container.clone(),
+        labels: match &shape.target {
+            Target::Anywhere => None,
+            Target::Labels(labels) => Some(labels.clone()),
+        },
+        max_attempts: limits.max_attempts,
+        owner: *owner,
+    });
+    let mut bytes = Vec::with_capacity(5 + json.len() + options.len());
+    bytes.put_u8(VERSION);
+    put_part(&mut bytes, &json);
+    // Opaque to us, so they stay the bytes they are.
+    bytes.put_slice(options);
+    (Sha256::digest(&bytes).into(), bytes.into())
+}
+
+/// What `bytes` say, with the trace of a submission, once the function has been found.
+pub(super) fn decode_spec(
+    bytes: Bytes,
+    trace: TraceContext,
+    function: impl FnOnce(FunctionHash) -> Result<std::sync::Arc<Function>>,
+) -> Result<TaskSpec> {
+    let mut fields = Fields::new("task specification", bytes)?;
+    let stored: StoredSpec = from_json(&fields.part()?, "task specification")?;
+    Ok(TaskSpec {
+        function: function(stored.function)?,
+        shape: Shape {
+            milli_cores: stored.milli_cores,
+            memory_bytes: stored.memory_bytes,
+            accelerators: Accelerators { milli_count: stored.accelerators, kind: stored.accelerator_kind },
+            nodes: stored.nodes,
+            ranks_per_node: stored.ranks_per_node,
+            walltime: stored.walltime,
+            container: stored.container,
+            target: stored.labels.map_or(Target::Anywhere, Target::Labels),
+        },
+        limits: TaskLimits { max_attempts: stored.max_attempts },
+        owner: stored.owner,
+        options: fields.rest(),
+        trace,
+    })
+}
+
+impl Chunk {
+    pub(super) fn encode(submission: &Submission, spec: [u8; 32], tasks: &[(TaskId, Bytes)]) -> Bytes {
+        let mut bytes = Vec::with_capacity(128 + 16 * tasks.len());
+        bytes.put_u8(VERSION);
+        bytes.put_u128(submission.group.as_u128());
+        bytes.put_u128(submission.function.as_u128());
+        bytes.put_slice(&spec);
+        bytes.put_u128(submission.spec.trace.trace_id);
+        bytes.put_u64(submission.spec.trace.span_id);
+        bytes.put_u8(submission.spec.trace.flags);
+        bytes.put_u64(submission.accepted.as_nanos());
+        for (id, _) in tasks {
+            bytes.put_u128(id.as_u128());
+        }
+        bytes.into()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut fields = Fields::new("chunk of a submission", bytes)?;
+        let chunk = Self {
+            group: TaskGroupId::from_u128(fields.u128()?),
+            function: FunctionId::from_u128(fields.u128()?),
+            spec: fields.take()?,
+            trace: TraceContext { trace_id: fields.u128()?, span_id: fields.u64()?, flags: fields.u8()? },
+            accepted: Timestamp::from_nanos(fields.u64()?),
+            ids: Bytes::new(),
+        };
+        if fields.bytes.len().is_multiple_of(16) {
+            Ok(Self { ids: fields.rest(), ..chunk })
+        } else {
+            Err(fields.damaged())
+        }
+    }
+
+    /// Its tasks, in order.
+    pub(super) fn ids(&self) -> impl ExactSizeIterator<Item = TaskId> {
+        self.ids.as_chunks().0.iter().map(|id| TaskId::from_u128(u128::from_be_bytes(*id)))
+    }
+}
+
+impl StoredTask {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(40);
+        bytes.put_u8(VERSION);
+        bytes.put_u64(self.place.chunk);
+        bytes.put_u32(self.place.index);
+        bytes.put_u128(self.endpoint.as_u128());
+        bytes.put_u64(self.sequence);
+        bytes.into()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut fields = Fields::new("task", bytes)?;
+        Ok(Self {
+            place: Place { chunk: fields.u64()?, index: fields.u32()? },
+            endpoint: EndpointId::from_u128(fields.u128()?),
+            sequence: fields.u64()?,
+        })
+    }
+}
+
+impl StoredPending {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(32);
+        bytes.put_u8(VERSION);
+        bytes.put_u128(self.task.as_u128());
+        bytes.put_u64(self.place.chunk);
+        bytes.put_u32(self.place.index);
+        bytes.into()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut fields = Fields::new("queued task", bytes)?;
+        Ok(Self {
+            task: TaskId::from_u128(fields.u128()?),
+            place: Place { chunk: fields.u64()?, index: fields.u32()? },
+        })
+    }
+}
+
+pub(super) fn encode_outcome(record: &OutcomeRecord) -> Bytes {
+    let OutcomeRecord { outcome, completed } = record;
+    let mut bytes = Vec::with_capacity(96 + outcome.payload_bytes());
+    bytes.put_u8(VERSION);
+    bytes.put_u32(outcome.attempt);
+    bytes.put_u8(match outcome.kind {
+        OutcomeKind::Returned => 0,
+        OutcomeKind::Raised => 1,
+        OutcomeKind::TimedOut => 2,
+        OutcomeKind::Cancelled => 3,
+        OutcomeKind::Lost => 4,
+    });
+    bytes.put_u64(completed.as_nanos());
+    // Their number stands in front of them: a later program may know more hops.
+    let stamps = outcome.stamps.to_nanos();
+    bytes.put_u8(stamps.len() as u8);
+    stamps.iter().for_each(|stamp| bytes.put_u64(*stamp));
+    put_part(&mut bytes, &outcome.stdout);
+    put_part(&mut bytes, &outcome.stderr);
+    put_part(&mut bytes, &outcome.worker);
+    bytes.put_slice(&outcome.payload);
+    bytes.into()
+}
+
+pub(super) fn decode_outcome(task: TaskId, bytes: Bytes) -> Result<OutcomeRecord> {
+    let mut fields = Fields::new("outcome", bytes)?;
+    let attempt = fields.u32()?;
+    let kind = match fields.u8()? {
+        0 => OutcomeKind::Returned,
+        1 => OutcomeKind::Raised,
+        2 => OutcomeKind::TimedOut,
+        3 => OutcomeKind::Cancelled,
+        4 => OutcomeKind::Lost,
+        _ => return Err(fields.damaged()),
+    };
+    let completed = Timestamp::from_nanos(fields.u64()?);
+    let mut stamps = [0; Hop::ALL.len()];
+    for place in 0..usize::from(fields.u8()?) {
+        let stamp = fields.u64()?;
+        if let Some(known) = stamps.get_mut(place) {
+            *known = stamp;
+        }
+    }
+    Ok(OutcomeRecord {
+        outcome: Outcome {
+            task,
+            attempt,
+            kind,
+            stdout: fields.part()?,
+            stderr: fields.part()?,
+            worker: fields.part()?,
+            payload: fields.rest(),
+            stamps: HopStamps::from_nanos(stamps),
+        },
+        completed,
+    })
+}
+
+fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
+    // Every text and stream is bounded far below 4 GiB by the limits of the service.
+    bytes.put_u32(u32::try_from(part.len()).expect("a part is shorter than 4 GiB"));
+    bytes.put_slice(part);
+}
+
+fn to_json(record: &impl Serialize) -> Bytes {
+    serde_json::to_vec(record).expect("a struct of strings and numbers has a JSON form").into()
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8], record: &'static str) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| damaged(record).with_source(error))
+}
+
+/// A record that is there cannot be understood.
+pub(super) fn damaged(record: &'static str) -> Error {
+    Error::new(ErrorKind::Internal, "read the store", "a record is damaged, or of a newer version")
+        .with_context("record", record)
+}
+
+/// The fields of a packed record that have not been read yet.
+struct Fields {
+    record: &'static str,
+    bytes: Bytes,
+}
+
+impl Fields {
+    fn new(record: &'static str, bytes: Bytes) -> Result<Self> {
+        let mut fields = Self { record, bytes };
+        if fields.u8()? == VERSION { Ok(fields) } else { Err(fields.damaged()) }
+    }
+
+    fn damaged(&self) -> Error {
+        damaged(self.record)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let field = *self.bytes.first_chunk().ok_or_else(|| self.damaged())?;
+        let _ = self.bytes.split_to(N);
+        Ok(field)
+    }
+
+    fn u8(&mut self) -> Result<u8> {
+        self.take().map(u8::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn u128(&mut self) -> Result<u128> {
+        self.take().map(u128::from_be_bytes)
+    }
+
+    /// A length and as many bytes.
+    fn part(&mut self) -> Result<Bytes> {
+        let length = self.u32()? as usize;
+        if length <= self.bytes.len() { Ok(self.bytes.split_to(length)) } else { Err(self.damaged()) }
+    }
+
+    fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn outcome() -> OutcomeRecord {
+        let mut stamps = HopStamps::default();
+        stamps.set(Hop::Started, Timestamp::from_nanos(17));
+        OutcomeRecord {
+            outcome: Outcome {
+                task: TaskId::from_u128(5),
+                attempt: 2,
+                kind: OutcomeKind::Cancelled,
+                payload: "payload".into(),
+                stdout: "out".into(),
+                stderr: Bytes::new(),
+                worker: "{}".into(),
+                stamps,
+            },
+            completed: Timestamp::from_nanos(99),
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_packed_record_is_an_error_and_not_a_panic() {
+        let whole = encode_outcome(&outcome());
+        assert_eq!(decode_outcome(TaskId::from_u128(5), whole.clone()).unwrap(), outcome());
+        // What comes after the lengths is the payload, which has no length of its own.
+        for length in 0..whole.len() - "payload".len() {
+            let error = decode_outcome(TaskId::from_u128(5), whole.slice(..length)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Internal, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_refused() {
+        let mut bytes = encode_outcome(&outcome()).to_vec();
+        bytes[0] = VERSION + 1;
+        assert!(decode_outcome(TaskId::from_u128(5), bytes.into()).is_err());
+    }
+
+    #[test]
+    fn stamps_of_hops_that_a_newer_program_added_are_passed_over() {
+        let mut bytes = encode_outcome(&outcome()).to_vec();
+        let count = 1 + 4 + 1 + 8;
+        bytes[count] += 1;
+        let at = count + 1 + 8 * Hop::ALL.len();
+        bytes.splice(at..at, [0; 8]);
+        assert_eq!(decode_outcome(TaskId::from_u128(5), bytes.into()).unwrap(), outcome());
+    }
+
+    #[test]
+    fn specifications_keep_every_field_and_differ_by_hash() {
+        let function = Arc::new(Function::python("f", "def f(): pass"));
+        let spec = TaskSpec {
+            function: Arc::clone(&function),
+            shape: Shape {
+                milli_cores: 2500,
+                memory_bytes: 1 << 33,
+                accelerators: Accelerators { milli_count: 250, kind: Some("nvidia-a100".into()) },
+                nodes: 3,
+                ranks_per_node: 4,
+                walltime: Some(Duration::new(5, 7)),
+                container: Some("image.sif".into()),
+                target: Target::Labels(vec!["gpu".into()]),
+            },
+            limits: TaskLimits { max_attempts: 9 },
+            owner: IdentityId::from_u128(3),
+            options: Bytes::from_static(b"\xff not even UTF-8"),
+            trace: TraceContext { trace_id: 1, span_id: 2, flags: 1 },
+        };
+        let (hash, bytes) = encode_spec(&spec);
+        assert_eq!(decode_spec(bytes, spec.trace, |_| Ok(Arc::clone(&function))).unwrap(), spec);
+
+        let traced = TaskSpec { trace: TraceContext::default(), ..spec.clone() };
+        assert_eq!(encode_spec(&traced).0, hash, "the trace lies elsewhere");
+        let wider = TaskSpec { shape: Shape { nodes: 4, ..spec.shape.clone() }, ..spec };
+        assert_ne!(encode_spec(&wider).0, hash);
+    }
+
+    #[test]
+    fn code_that_does_not_have_its_hash_is_refused() {
+        let function = Function::python("f", "def f(): pass");
+        let bytes = encode_body(function.body());
+        assert_eq!(decode_body(function.hash(), bytes.clone()).unwrap(), function);
+        assert!(decode_body(FunctionHash([0; 32]), bytes).is_err());
+    }
+}

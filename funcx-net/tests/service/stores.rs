@@ -1,0 +1,101 @@
+//! Stores that do what a test tells them to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use funcx_core::contract::{
+    EndpointRecord, FunctionRecord, PendingTask, TaskCursor, TaskQuery, TaskRecord, TaskStore, Write,
+};
+use funcx_core::model::{EndpointId, FunctionId, IdentityId, TaskId};
+use funcx_core::{Error, ErrorKind, Result};
+use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::Semaphore;
+
+/// A store whose commits wait for permits, and fail as often as they are told to.
+pub struct Gated {
+    inner: Arc<dyn TaskStore>,
+    pub permits: Arc<Semaphore>,
+    pub failures: AtomicU32,
+}
+
+impl Gated {
+    /// A store with its gate open.
+    pub fn new(inner: Arc<dyn TaskStore>) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS / 2));
+        Arc::new(Self { inner, permits, failures: AtomicU32::new(0) })
+    }
+
+    /// Closes the gate.
+    pub fn close(&self) {
+        self.permits.forget_permits(usize::MAX);
+    }
+
+    /// Opens it again.
+    pub fn open(&self) {
+        self.permits.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+}
+
+impl TaskStore for Gated {
+    fn commit(&self, writes: Vec<Write>) -> BoxFuture<'static, Result<()>> {
+        let failing = self.failures.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if failing {
+            return async { Err(Error::new(ErrorKind::Unavailable, "commit", "told to fail")) }.boxed();
+        }
+        let committed = self.inner.commit(writes);
+        let permits = Arc::clone(&self.permits);
+        async move {
+            let _permit = permits.acquire_owned().await.expect("never closed");
+            committed.await
+        }
+        .boxed()
+    }
+
+    fn function(&self, id: FunctionId) -> BoxFuture<'_, Result<Option<Arc<FunctionRecord>>>> {
+        self.inner.function(id)
+    }
+
+    fn functions(
+        &self,
+        owner: IdentityId,
+        after: Option<FunctionId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arc<FunctionRecord>>>> {
+        self.inner.functions(owner, after, limit)
+    }
+
+    fn endpoint(&self, id: EndpointId) -> BoxFuture<'_, Result<Option<Arc<EndpointRecord>>>> {
+        self.inner.endpoint(id)
+    }
+
+    fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Arc<EndpointRecord>>>> {
+        self.inner.endpoints()
+    }
+
+    fn tasks<'a>(&'a self, ids: &'a [TaskId]) -> BoxFuture<'a, Result<Vec<Option<TaskRecord>>>> {
+        self.inner.tasks(ids)
+    }
+
+    fn task_ids<'a>(
+        &'a self,
+        query: TaskQuery,
+        after: Option<TaskCursor>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
+        self.inner.task_ids(query, after, limit)
+    }
+
+    fn pending(
+        &self,
+        endpoint: EndpointId,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, Result<Vec<PendingTask>>> {
+        self.inner.pending(endpoint, after, limit, max_bytes)
+    }
+
+    fn pending_count(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<u64>> {
+        self.inner.pending_count(endpoint)
+    }
+}

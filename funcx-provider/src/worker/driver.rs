@@ -1,0 +1,439 @@
+//! Runs the state machine of a pool over processes and sockets.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use funcx_core::contract::ExecutorSink;
+use funcx_core::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Tick, Timestamp};
+use funcx_core::{contract::ExecutorEvent, model::Result};
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::{
+    net::{UnixListener, unix::OwnedWriteHalf},
+    sync::{
+        mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
+        watch,
+    },
+    task::{AbortHandle, JoinSet},
+    time::{Instant as TokioInstant, sleep_until},
+};
+
+use super::{
+    ProcessPoolConfig,
+    connection::{FrameReader, write_frames},
+    pool::{PoolOutput, PoolSettings, PoolState, Signal},
+    protocol::{FromWorker, Hello, Welcome},
+    slot::Exit,
+    zygote::{Zygote, ZygoteNews},
+};
+use crate::process_group::ProcessGroup;
+
+/// Frames and news that may wait for the loop; readers wait in turn, and so do the workers behind them.
+const WAITING_INPUTS: usize = 256;
+/// Inputs taken at a time, so that their outcomes go up together.
+const INPUTS_AT_ONCE: usize = 64;
+
+/// What the owner of the pool asks for. Not bounded: the contract bounds what the caller may start, and the state
+/// machine refuses what is beyond.
+#[derive(Debug)]
+pub(super) enum Request {
+    Start(Vec<Task>),
+    Cancel(Vec<AttemptId>),
+    Drain,
+}
+
+/// What happens outside.
+#[derive(Debug)]
+pub(super) enum Input {
+    ZygoteStarted(Box<Zygote>),
+    ZygoteNews(ZygoteNews),
+    ZygoteLost(String),
+    Hello { connection: u64, hello: Hello, writer: OwnedWriteHalf },
+    Frame(u64, FromWorker),
+    Disconnected(u64, Option<String>),
+}
+
+/// The process groups of a pool. Shared with the owner, whose drop must end them at once.
+#[derive(Debug, Default)]
+pub(super) struct Groups(Mutex<GroupSet>);
+
+#[derive(Debug, Default)]
+struct GroupSet {
+    closed: bool,
+    zygote: Option<ProcessGroup>,
+    workers: BTreeMap<u64, ProcessGroup>,
+}
+
+impl Groups {
+    /// Ends all of them, and each one that is still to come.
+    pub(super) fn kill_all(&self) {
+        let mut groups = self.0.lock();
+        groups.closed = true;
+        groups.workers.values().chain(&groups.zygote).for_each(|group| group.kill());
+        groups.workers.clear();
+        groups.zygote = None;
+    }
+
+    fn add(&self, worker: u64, group: ProcessGroup) {
+        let mut groups = self.0.lock();
+        match groups.closed {
+            true => group.kill(),
+            false => drop(groups.workers.insert(worker, group)),
+        }
+    }
+
+    fn remove(&self, worker: u64) {
+        self.0.lock().workers.remove(&worker);
+    }
+
+    fn set_zygote(&self, zygote: Option<ProcessGroup>) {
+        let mut groups = self.0.lock();
+        match (groups.closed, zygote) {
+            (true, Some(group)) => group.kill(),
+            (_, zygote) => groups.zygote = zygote,
+        }
+    }
+}
+
+/// The directory that only we can read, with the program of the workers and their socket in it.
+#[derive(Debug)]
+pub(super) struct PrivateDir {
+    /// Removes the directory with everything in it.
+    _dir: TempDir,
+    pub(super) script: PathBuf,
+    pub(super) socket: String,
+    listener: UnixListener,
+}
+
+impl PrivateDir {
+    pub(super) fn create(script: &str) -> std::io::Result<Self> {
+        use std::{io, os::unix::fs::PermissionsExt};
+        // The address of a socket has room for about a hundred bytes, which a TMPDIR of a batch job can fill.
+        const LONGEST_DIRECTORY: usize = 64;
+        let base = match std::env::temp_dir() {
+            base if base.as_os_str().len() > LONGEST_DIRECTORY => PathBuf::from("/tmp"),
+            base => base,
+        };
+        let only_ours = std::fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix("funcx-").permissions(only_ours).tempdir_in(base)?;
+        let path = dir.path().join("worker.py");
+        std::fs::write(&path, script)?;
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket)?;
+        let socket = socket.into_os_string().into_string();
+        let socket =
+            socket.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "TMPDIR is not UTF-8"))?;
+        Ok(Self { _dir: dir, script: path, socket, listener })
+    }
+}
+
+/// Owns the state machine and everything that it decides about.
+#[derive(Debug)]
+pub(super) struct Driver {
+    state: PoolState,
+    sink: Sink,
+    config: Arc<ProcessPoolConfig>,
+    dir: PrivateDir,
+    groups: Arc<Groups>,
+    requests: UnboundedReceiver<Request>,
+    inputs: Receiver<Input>,
+    to_self: Sender<Input>,
+    /// Readers, writers and the zygote's task; dropping the set ends them.
+    tasks: JoinSet<()>,
+    forks: Option<UnboundedSender<u64>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    connections: u64,
+    /// Readers by connection, before and after it is known which worker they belong to.
+    readers: BTreeMap<u64, (AbortHandle, Option<u64>)>,
+    /// Connection and writer of each worker.
+    links: BTreeMap<u64, (u64, UnboundedSender<Vec<Bytes>>)>,
+    origin: Instant,
+    drained: watch::Sender<bool>,
+}
+
+struct Sink(Arc<dyn ExecutorSink>);
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ExecutorSink")
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: ProcessPoolConfig,
+        work_dir: String,
+        sink: Arc<dyn ExecutorSink>,
+        dir: PrivateDir,
+        groups: Arc<Groups>,
+        requests: UnboundedReceiver<Request>,
+        drained: watch::Sender<bool>,
+    ) -> Self {
+        let (to_self, inputs) = mpsc::channel(WAITING_INPUTS);
+        let settings = PoolSettings {
+            workers: config.workers,
+            kill_grace: config.kill_grace,
+            welcome: Welcome {
+                max_result_bytes: config.max_result_bytes,
+                max_output_bytes: config.max_output_bytes,
+                work_dir,
+                endpoint_id: config.endpoint_id,
+            },
+        };
+        let origin = Instant::now();
+        Self {
+            state: PoolState::new(settings, read_clocks(origin)),
+            sink: Sink(sink),
+            config: Arc::new(config),
+            dir,
+            groups,
+            requests,
+            inputs,
+            to_self,
+            tasks: JoinSet::new(),
+            forks: None,
+            stderr: Arc::default(),
+            connections: 0,
+            readers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            origin,
+            drained,
+        }
+    }
+
+    pub(super) fn capacity(&self) -> funcx_core::contract::Capacity {
+        self.state.capacity()
+    }
+
+    /// Serves until the pool is drained or dropped.
+    pub(super) async fn run(mut self, zygote: Zygote) {
+        self.adopt_zygote(zygote);
+        let mut timer = Box::pin(sleep_until(TokioInstant::now()));
+        let mut batch = Vec::with_capacity(INPUTS_AT_ONCE);
+        while self.perform_outputs() {
+            let deadline = self.state.poll_timeout();
+            let now = read_clocks(self.origin);
+            if deadline.is_some_and(|deadline| deadline <= now.tick) {
+                self.state.handle_timeout(now);
+                continue;
+            }
+            if let Some(deadline) = deadline.map(|tick| self.instant_of(tick))
+                && timer.deadline() != deadline
+            {
+                timer.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                _ = self.inputs.recv_many(&mut batch, INPUTS_AT_ONCE) => {}
+                request = self.requests.recv() => {
+                    let now = read_clocks(self.origin);
+                    match request {
+                        Some(request) => self.handle_request(request, now),
+                        None => {
+                            self.state.abandon(now);
+                            self.perform_outputs();
+                            break;
+                        }
+                    }
+                }
+                accepted = self.dir.listener.accept() => match accepted {
+                    Ok((socket, _)) => self.accept(socket),
+                    Err(error) => tracing::warn!(%error, "cannot accept a worker"),
+                },
+                () = &mut timer, if deadline.is_some() => {}
+                _ = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+            }
+            let now = read_clocks(self.origin);
+            batch.drain(..).for_each(|input| self.handle_input(input, now));
+        }
+        self.finish();
+    }
+
+    /// Ends what is left, and answers what was asked too late.
+    fn finish(mut self) {
+        self.requests.close();
+        let failure = Failure::new("ExecutorDrained", "the executor takes no more tasks");
+        while let Ok(request) = self.requests.try_recv() {
+            if let Request::Start(tasks) = request {
+                refuse(&*self.sink.0, &tasks, &failure);
+            }
+        }
+        self.drained.send_replace(true);
+    }
+
+    fn handle_request(&mut self, request: Request, now: Now) {
+        match request {
+            Request::Start(tasks) => self.state.start(tasks, now),
+            Request::Cancel(attempts) => self.state.cancel(&attempts, now),
+            Request::Drain => self.state.drain(now),
+        }
+    }
+
+    fn handle_input(&mut self, input: Input, now: Now) {
+        match input {
+            Input::ZygoteStarted(zygote) => self.adopt_zygote(*zygote),
+            Input::ZygoteNews(ZygoteNews::Ready { .. }) => {}
+            Input::ZygoteNews(ZygoteNews::Forked { forked, pid }) => {
+                if let Some(group) = ProcessGroup::of_leader(pid) {
+                    self.groups.add(forked, group);
+                }
+                self.state.handle_forked(forked, pid, now);
+            }
+            Input::ZygoteNews(ZygoteNews::Exited { exited, status, signal }) => {
+                self.groups.remove(exited);
+                // What a worker had to say is of interest only if it did not go as it should.
+                let stderr = if status == Some(0) { String::new() } else { self.take_stderr() };
+                self.state.handle_exited(exited, Exit { status, signal, stderr }, now);
+            }
+            Input::ZygoteLost(reason) => {
+                self.forks = None;
+                self.groups.set_zygote(None);
+                self.state.handle_zygote_lost(reason, now);
+            }
+            Input::Hello { connection, hello, writer } => self.handle_hello(connection, &hello, writer, now),
+            Input::Frame(connection, frame) => {
+                if let Some((_, Some(worker))) = self.readers.get(&connection) {
+                    self.state.handle_frame(*worker, frame, now);
+                }
+            }
+            Input::Disconnected(connection, violation) => {
+                if let Some((_, Some(worker))) = self.readers.remove(&connection) {
+                    self.state.handle_disconnected(worker, violation, now);
+                }
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, connection: u64, hello: &Hello, writer: OwnedWriteHalf, now: Now) {
+        if !self.state.handle_hello(hello.worker, hello.pid, hello.details(), now) {
+            tracing::warn!(worker = hello.worker, pid = hello.pid, "refused a worker that is not expected");
+            if let Some((reader, _)) = self.readers.remove(&connection) {
+                reader.abort();
+            }
+            return;
+        }
+        let (sender, frames) = mpsc::unbounded_channel();
+        self.tasks.spawn(write_frames(writer, frames));
+        self.links.insert(hello.worker, (connection, sender));
+        if let Some((_, worker)) = self.readers.get_mut(&connection) {
+            *worker = Some(hello.worker);
+        }
+    }
+
+    fn accept(&mut self, socket: tokio::net::UnixStream) {
+        self.connections += 1;
+        let (connection, inputs) = (self.connections, self.to_self.clone());
+        let reader = self.tasks.spawn(async move {
+            let violation = read(connection, socket, &inputs).await.err().map(|error| error.to_string());
+            // The loop ends before its readers only if nobody wants to know any more.
+            let _ = inputs.send(Input::Disconnected(connection, violation)).await;
+        });
+        self.readers.insert(connection, (reader, None));
+    }
+
+    fn adopt_zygote(&mut self, zygote: Zygote) {
+        self.groups.set_zygote(ProcessGroup::of_leader(zygote.pid()));
+        self.stderr = zygote.stderr();
+        let (sender, forks) = mpsc::unbounded_channel();
+        self.forks = Some(sender);
+        let (inputs, grace) = (self.to_self.clone(), self.config.kill_grace);
+        self.tasks.spawn(async move {
+            let reason = zygote.run(forks, grace, &inputs).await;
+            let _ = inputs.send(Input::ZygoteLost(reason)).await;
+        });
+        self.state.handle_zygote_ready(read_clocks(self.origin));
+    }
+
+    fn start_zygote(&mut self) {
+        let (config, inputs) = (Arc::clone(&self.config), self.to_self.clone());
+        let (script, socket) = (self.dir.script.clone(), self.dir.socket.clone());
+        self.tasks.spawn(async move {
+            let input = match Zygote::start(&config, &script, &socket).await {
+                Ok(zygote) => Input::ZygoteStarted(Box::new(zygote)),
+                Err(error) => Input::ZygoteLost(error.to_string()),
+            };
+            let _ = inputs.send(input).await;
+        });
+    }
+
+    /// Does what the state machine wants; false once it is drained.
+    fn perform_outputs(&mut self) -> bool {
+        while let Some(output) = self.state.poll_output() {
+            match output {
+                PoolOutput::Event(event) => self.sink.0.handle(event),
+                PoolOutput::StartZygote => self.start_zygote(),
+                PoolOutput::StopZygote => self.forks = None,
+                PoolOutput::Fork(worker) => {
+                    // Without a receiver the zygote is gone, and that news is on its way.
+                    let _ = self.forks.as_ref().map(|forks| forks.send(worker));
+                }
+                PoolOutput::Send { worker, pieces } => {
+                    // Without a writer the worker is gone, and that news is on its way.
+                    let _ = self.links.get(&worker).map(|(_, writer)| writer.send(pieces));
+                }
+                PoolOutput::Signal { pid, signal } => match (ProcessGroup::of_leader(pid), signal) {
+                    (Some(group), Signal::Terminate) => group.terminate(),
+                    (Some(group), Signal::Kill) => group.kill(),
+                    (None, _) => {}
+                },
+                PoolOutput::Close(worker) => self.close(worker),
+                PoolOutput::Drained => return false,
+            }
+        }
+        true
+    }
+
+    fn close(&mut self, worker: u64) {
+        self.groups.remove(worker);
+        if let Some((connection, _)) = self.links.remove(&worker)
+            && let Some((reader, _)) = self.readers.remove(&connection)
+        {
+            reader.abort();
+        }
+    }
+
+    fn take_stderr(&self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut *self.stderr.lock())).trim_end().to_owned()
+    }
+
+    fn instant_of(&self, tick: Tick) -> TokioInstant {
+        (self.origin + tick.since(Tick::ZERO)).into()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.groups.kill_all();
+    }
+}
+
+/// Passes on what comes over one connection, until its end.
+async fn read(connection: u64, socket: tokio::net::UnixStream, inputs: &Sender<Input>) -> Result<()> {
+    let (hello, mut reader, writer) = FrameReader::accept(socket)
+        .await
+        .inspect_err(|error| tracing::warn!(%error, "refused a connection to the workers' socket"))?;
+    let mut input = Input::Hello { connection, hello, writer };
+    while inputs.send(input).await.is_ok() {
+        match reader.next().await? {
+            Some(frame) => input = Input::Frame(connection, frame),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Ends tasks that nobody can take any more.
+pub(super) fn refuse(sink: &dyn ExecutorSink, tasks: &[Task], failure: &Failure) {
+    let lost = tasks.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, failure)).collect();
+    sink.handle(ExecutorEvent::Outcomes(lost));
+}
+
+fn read_clocks(origin: Instant) -> Now {
+    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Now { tick: Tick::from_nanos(nanos(origin.elapsed())), wall: Timestamp::from_nanos(nanos(wall)) }
+}

@@ -1,0 +1,240 @@
+//! The life of the zygote and of worker processes: when they begin, when they must end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use funcx_core::model::{Now, Tick};
+
+use super::super::protocol::FrameWriter;
+use super::super::slot::{Cause, Ending, Exit, Slot, Stage};
+use super::{PoolOutput, PoolState, Signal, Step, Zygote, pause};
+
+/// A cancelled task that comes to its turn in a pipeline was expected to end in less than this; a worker is not killed
+/// for the rest of a short task.
+pub(super) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
+/// A head without news for so long is reported as started, for the eyes of people.
+const REPORT_AFTER: Duration = Duration::from_millis(200);
+/// From the request for a process to its hello. Importing packages from a busy file system can take long.
+pub(super) const BOOT_TIME: Duration = Duration::from_secs(60);
+/// From the end of a connection to SIGKILL: the process is expected to end by itself.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
+/// From SIGKILL to the moment when its tasks are settled although nobody has seen the process end.
+pub(super) const REAP_TIME: Duration = Duration::from_secs(5);
+/// From the end of a process to the moment when its tasks are settled although its connection is still open, because
+/// a process that it left behind holds it.
+const READ_TIME: Duration = Duration::from_secs(1);
+/// Zygotes in a row that bring no worker to life; then tasks are no longer kept waiting for one.
+pub(super) const MAX_ZYGOTES: u32 = 5;
+/// The first lost zygote is replaced at once, the next ones after pauses from this one to that one.
+const ZYGOTE_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_ZYGOTE_PAUSE: Duration = Duration::from_secs(30);
+
+impl PoolState {
+    pub(in super::super) fn handle_zygote_ready(&mut self, now: Now) {
+        self.touch(now);
+        self.zygote = Zygote::Ready;
+    }
+
+    /// The zygote is gone or could not be started. Its workers end with it.
+    pub(in super::super) fn handle_zygote_lost(&mut self, reason: String, now: Now) {
+        self.touch(now);
+        if self.zygote == Zygote::Stopping && self.draining {
+            self.zygote = Zygote::Gone;
+            return;
+        }
+        self.zygotes_lost = self.zygotes_lost.saturating_add(1);
+        // If it was stopped, that was because its workers did not start.
+        let reason =
+            if self.zygote == Zygote::Stopping { std::mem::take(&mut self.last_unborn) } else { reason };
+        self.unborn = 0;
+        let wait = pause(self.zygotes_lost.checked_sub(2), ZYGOTE_PAUSE, LONGEST_ZYGOTE_PAUSE);
+        self.zygote = Zygote::Waiting { until: now.tick + wait };
+        tracing::warn!(reason, in_a_row = self.zygotes_lost, "lost the process that forks workers");
+        if self.zygotes_lost >= MAX_ZYGOTES {
+            self.broken = Some(reason);
+        }
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].is_taken() {
+                if !matches!(self.slots[slot].stage, Stage::Ending(_)) {
+                    self.end(slot, Cause::ZygoteLost);
+                }
+                self.note_exit(slot, Exit::default());
+            }
+        }
+    }
+
+    pub(in super::super) fn handle_forked(&mut self, worker: u64, pid: u32, now: Now) {
+        self.touch(now);
+        let Some(slot) = self.slot_of(worker) else { return };
+        self.slots[slot].pid = Some(pid);
+        // It was given up before its process id was known.
+        if matches!(self.slots[slot].stage, Stage::Ending(_)) {
+            self.outputs.push_back(PoolOutput::Signal { pid, signal: Signal::Kill });
+        }
+    }
+
+    /// A worker says hello. Whether this is the one that was asked for; if not, the connection is of no use.
+    pub(in super::super) fn handle_hello(&mut self, worker: u64, pid: u32, details: Bytes, now: Now) -> bool {
+        self.touch(now);
+        let Some(slot) = self.slot_of(worker) else { return false };
+        let place = &mut self.slots[slot];
+        let is_expected =
+            matches!(place.stage, Stage::Booting { .. }) && place.pid.is_none_or(|forked| forked == pid);
+        if !is_expected {
+            return false;
+        }
+        (place.pid, place.connected, place.details, place.stage) = (Some(pid), true, details, Stage::Ready);
+        (self.unborn, self.zygotes_lost) = (0, 0);
+        if self.broken.take().is_some() {
+            tracing::info!("workers can be started again");
+        }
+        let mut writer = FrameWriter::default();
+        writer.welcome(&self.settings.welcome);
+        self.outputs.push_back(PoolOutput::Send { worker, pieces: writer.finish() });
+        true
+    }
+
+    /// The connection of a worker is closed, or of no more use for the reason given.
+    pub(in super::super) fn handle_disconnected(&mut self, worker: u64, violation: Option<String>, now: Now) {
+        self.touch(now);
+        let Some(slot) = self.slot_of(worker) else { return };
+        self.slots[slot].connected = false;
+        if let Some(violation) = violation {
+            self.on_violation(slot, violation);
+        }
+        if self.slots[slot].exit.is_some() {
+            self.settle(slot);
+        } else if self.slots[slot].is_ready() {
+            let kill_at = Some(now.tick + LEAVE_TIME);
+            self.slots[slot].stage = Stage::Ending(Ending { cause: Cause::Died, kill_at, settle_at: None });
+        }
+    }
+
+    /// The process of a worker is gone.
+    pub(in super::super) fn handle_exited(&mut self, worker: u64, exit: Exit, now: Now) {
+        self.touch(now);
+        let Some(slot) = self.slot_of(worker) else { return };
+        let cause = match self.slots[slot].stage {
+            Stage::Booting { .. } => {
+                Some(Cause::Unborn(format!("a worker process {exit} before it said hello")))
+            }
+            Stage::Ready => Some(Cause::Died),
+            Stage::Vacant { .. } | Stage::Ending(_) => None,
+        };
+        if let Some(cause) = cause {
+            self.slots[slot].stage = Stage::Ending(Ending { cause, kill_at: None, settle_at: None });
+        }
+        self.note_exit(slot, exit);
+    }
+
+    pub(super) fn plan(&self, slot: usize) -> Option<(Tick, Step)> {
+        let place = &self.slots[slot];
+        match &place.stage {
+            Stage::Vacant { due } => {
+                (self.zygote == Zygote::Ready && self.needs_workers()).then_some((*due, Step::Fork))
+            }
+            Stage::Booting { deadline } => Some((*deadline, Step::GiveUpBooting)),
+            Stage::Ready => {
+                let entry = &self.entries[*place.pipeline.front()? as usize];
+                let since = place.head_since.tick;
+                let stop = entry.cancelled.then_some((since + CANCEL_PATIENCE, Step::StopCancelled));
+                let walltime = place.started.zip(entry.task.walltime());
+                let expiry = walltime.map(|(started, walltime)| (started + walltime, Step::StopTimedOut));
+                let report = (!place.reported).then_some((since + REPORT_AFTER, Step::ReportStart));
+                [stop, expiry, report].into_iter().flatten().min_by_key(|(due, _)| *due)
+            }
+            Stage::Ending(ending) => {
+                let kill = ending.kill_at.map(|due| (due, Step::Kill));
+                let settle = ending.settle_at.map(|due| (due, Step::Settle));
+                kill.into_iter().chain(settle).min_by_key(|(due, _)| *due)
+            }
+        }
+    }
+
+    pub(super) fn take_step(&mut self, slot: usize, step: Step) {
+        match step {
+            Step::Fork => {
+                let place = &mut self.slots[slot];
+                place.stage = Stage::Booting { deadline: self.now.tick + BOOT_TIME };
+                self.outputs.push_back(PoolOutput::Fork(place.worker));
+            }
+            Step::GiveUpBooting => {
+                self.end(slot, Cause::Unborn(format!("a worker process said nothing for {BOOT_TIME:?}")));
+            }
+            Step::ReportStart => self.report_start(slot),
+            Step::StopCancelled | Step::StopTimedOut => {
+                if let Some(key) = self.slots[slot].pipeline.front() {
+                    let tag = self.entries[*key as usize].tag;
+                    let is_cancel = step == Step::StopCancelled;
+                    self.end(slot, if is_cancel { Cause::Cancelled(tag) } else { Cause::TimedOut(tag) });
+                }
+            }
+            Step::Kill => {
+                let pid = self.slots[slot].pid;
+                self.outputs.extend(pid.map(|pid| PoolOutput::Signal { pid, signal: Signal::Kill }));
+                if let Stage::Ending(ending) = &mut self.slots[slot].stage {
+                    (ending.kill_at, ending.settle_at) = (None, Some(self.now.tick + REAP_TIME));
+                    // It had time to end by itself and did not.
+                    if ending.cause == Cause::Died {
+                        ending.cause = Cause::Violation("it closed its connection".to_owned());
+                    }
+                }
+            }
+            Step::Settle => self.settle(slot),
+        }
+    }
+
+    /// Ends the process of a slot: gently if its task was cancelled, else at once.
+    pub(super) fn end(&mut self, slot: usize, cause: Cause) {
+        let place = &mut self.slots[slot];
+        let (signal, kill_at, settle_at) = match cause {
+            Cause::Cancelled(_) => (Signal::Terminate, Some(self.now.tick + self.settings.kill_grace), None),
+            _ => (Signal::Kill, None, Some(self.now.tick + REAP_TIME)),
+        };
+        tracing::debug!(worker = place.worker, pid = place.pid, ?cause, "ending a worker");
+        self.outputs.extend(place.pid.map(|pid| PoolOutput::Signal { pid, signal }));
+        place.stage = Stage::Ending(Ending { cause, kill_at, settle_at });
+    }
+
+    /// The process is gone; what it sent may still have to be read.
+    pub(super) fn note_exit(&mut self, slot: usize, exit: Exit) {
+        let place = &mut self.slots[slot];
+        place.exit = Some(exit);
+        if !place.connected {
+            return self.settle(slot);
+        }
+        if let Stage::Ending(ending) = &mut place.stage {
+            (ending.kill_at, ending.settle_at) = (None, Some(self.now.tick + READ_TIME));
+        }
+    }
+
+    /// Ends workers and zygote once a draining pool has no tasks left.
+    pub(super) fn advance_drain(&mut self) {
+        if self.needs_workers() || self.drained {
+            return;
+        }
+        for slot in 0..self.slots.len() {
+            let place = &mut self.slots[slot];
+            if place.is_ready() {
+                let mut writer = FrameWriter::default();
+                writer.exit();
+                self.outputs.push_back(PoolOutput::Send { worker: place.worker, pieces: writer.finish() });
+                let kill_at = Some(self.now.tick + self.settings.kill_grace);
+                place.stage = Stage::Ending(Ending { cause: Cause::Drained, kill_at, settle_at: None });
+            } else if matches!(place.stage, Stage::Booting { .. }) {
+                self.end(slot, Cause::Drained);
+            }
+        }
+        if self.slots.iter().any(Slot::is_taken) {
+            return;
+        }
+        match self.zygote {
+            Zygote::Ready => {
+                self.zygote = Zygote::Stopping;
+                self.outputs.push_back(PoolOutput::StopZygote);
+            }
+            Zygote::Waiting { .. } | Zygote::Gone => self.drained = true,
+            Zygote::Starting | Zygote::Stopping => {}
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Every decision of the process pool, without I/O: which worker gets which task, what happens to it when a worker
+//! dies, is too slow or lies.
+//!
+//! **Which worker.** Workers without tasks first. A worker is given tasks ahead, so that it need not wait for the next
+//! one, but no more than take about [`PIPELINE_NANOS`](super::functions::PIPELINE_NANOS) by the measured mean of their
+//! functions: a task of ten milliseconds or more holds up nobody. The others wait here.
+//!
+//! **Who is to blame.** A worker says when it begins a task only for tasks sent with the flag *announce*, since that
+//! costs a message. Announced are tasks with a walltime, tasks that may run at most once, suspects, and whatever
+//! stands behind an announced task in a pipeline. When a worker dies, the announced task that began, or the only
+//! task that can have begun, is `Lost`. If several can have begun, they become suspects and go back to the queue; they
+//! run announced and one at a time, so that the next death tells. Tasks that have not begun go back as they were.
+//!
+//! **Cancelling.** A waiting task is cancelled at once. A task in a pipeline cannot be taken back: whatever comes of
+//! it, its outcome is `Cancelled`; once it has been the head of its pipeline for [`CANCEL_PATIENCE`](life::CANCEL_PATIENCE), its worker is
+//! stopped. Its neighbours in the pipeline go back to the queue.
+
+mod frames;
+mod life;
+mod schedule;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use funcx_core::contract::{Capacity, ExecutorEvent};
+use funcx_core::model::{AttemptId, Failure, IdMap, Now, Outcome, OutcomeKind, Task, Tick, Timestamp, limit};
+use slab::Slab;
+
+use super::functions::{FunctionTable, MeanTime};
+use super::protocol::{FrameWriter, Welcome, kind_code, unsendable};
+use super::slot::Slot;
+
+/// What the driver should do next.
+#[derive(Debug)]
+pub(super) enum PoolOutput {
+    /// Tell the sink.
+    Event(ExecutorEvent),
+    /// Start a zygote; `handle_zygote_ready` or `handle_zygote_lost` follows.
+    StartZygote,
+    /// Stop the zygote; `handle_zygote_lost` follows.
+    StopZygote,
+    /// Ask the zygote for the worker with this number.
+    Fork(u64),
+    /// Write to a worker.
+    Send { worker: u64, pieces: Vec<Bytes> },
+    /// Send a signal to the process group of a worker.
+    Signal { pid: u32, signal: Signal },
+    /// Close the connection of a worker.
+    Close(u64),
+    /// Everything has its outcome, no process is left.
+    Drained,
+}
+
+/// The two ways to end a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    Terminate,
+    Kill,
+}
+
+/// The part of the configuration that decisions depend on.
+#[derive(Debug, Clone)]
+pub(super) struct PoolSettings {
+    pub(super) workers: u32,
+    pub(super) kill_grace: Duration,
+    pub(super) welcome: Welcome,
+}
+
+/// The state machine of a pool. Feed it input, then poll [`poll_output`](Self::poll_output) until it is empty, and
+/// before sleeping ask [`poll_timeout`](Self::poll_timeout).
+#[derive(Debug)]
+pub(super) struct PoolState {
+    settings: PoolSettings,
+    functions: FunctionTable,
+    entries: Slab<Entry>,
+    index: IdMap<AttemptId, u32>,
+    /// Tags of waiting tasks, and of some that were cancelled meanwhile.
+    queue: VecDeque<u64>,
+    waiting: usize,
+    slots: Vec<Slot>,
+    /// Tasks of all functions.
+    mean: MeanTime,
+    serial: u32,
+    /// Slot that is filled first next time.
+    turn: usize,
+    advertised: Capacity,
+    zygote: Zygote,
+    /// Zygotes in a row without a living worker.
+    zygotes_lost: u32,
+    /// Processes in a row that ended before their hello, and how the last one did.
+    unborn: u32,
+    last_unborn: String,
+    /// Workers in a row that died by themselves while no task ended.
+    deaths: u32,
+    /// Why no task can run, once that has been found out.
+    broken: Option<String>,
+    draining: bool,
+    drained: bool,
+    outputs: VecDeque<PoolOutput>,
+    started: Vec<(AttemptId, Timestamp)>,
+    finished: Vec<Outcome>,
+    now: Now,
+    dirty: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zygote {
+    Starting,
+    Ready,
+    Waiting { until: Tick },
+    Stopping,
+    Gone,
+}
+
+#[derive(Debug)]
+struct Entry {
+    task: Task,
+    /// Key in the low half, a serial number in the high half: an old tag never fits another task.
+    tag: u64,
+    function: u32,
+    /// Share of a pipeline that it takes, while it is in one.
+    cost: u64,
+    slot: Option<u32>,
+    announced: bool,
+    suspect: bool,
+    cancelled: bool,
+    restarts: u8,
+}
+
+impl Entry {
+    fn at_most_once(&self) -> bool {
+        self.task.spec.limits.max_attempts <= 1
+    }
+
+    fn bytes(&self) -> usize {
+        self.task.payload.len() + self.task.spec.options.len()
+    }
+}
+
+/// What a slot does next if nothing happens before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Fork,
+    GiveUpBooting,
+    ReportStart,
+    StopCancelled,
+    StopTimedOut,
+    Kill,
+    Settle,
+}
+
+impl PoolState {
+    /// A pool whose zygote is being started.
+    pub(super) fn new(settings: PoolSettings, now: Now) -> Self {
+        let slots = (0..settings.workers).map(|slot| Slot::vacant(u64::from(slot), now.tick)).collect();
+        let mut state = Self {
+            settings,
+            functions: FunctionTable::new(limit::MAX_WORKER_FUNCTIONS),
+            entries: Slab::new(),
+            index: IdMap::default(),
+            queue: VecDeque::new(),
+            waiting: 0,
+            slots,
+            mean: MeanTime::default(),
+            serial: 0,
+            turn: 0,
+            advertised: Capacity::default(),
+            zygote: Zygote::Starting,
+            zygotes_lost: 0,
+            unborn: 0,
+            last_unborn: String::new(),
+            deaths: 0,
+            broken: None,
+            draining: false,
+            drained: false,
+            outputs: VecDeque::new(),
+            started: Vec::new(),
+            finished: Vec::new(),
+            now,
+            dirty: false,
+        };
+        state.advertised = state.capacity();
+        state
+    }
+
+    /// How much it takes. Twice what fills the pipelines, so that the next tasks are here when there is room.
+    pub(super) fn capacity(&self) -> Capacity {
+        if self.broken.is_some() {
+            return Capacity::default();
+        }
+        let slots = self.settings.workers;
+        let ahead = 2 * u64::from(slots) * self.mean.depth();
+        Capacity {
+            slots,
+            prefetch: u32::try_from(ahead).unwrap_or(u32::MAX).min(limit::MAX_PEER_CREDITS / 2),
+        }
+    }
+
+    /// Takes tasks in, in order.
+    pub(super) fn start(&mut self, tasks: Vec<Task>, now: Now) {
+        self.touch(now);
+        for task in tasks {
+            if let Some((kind, failure)) = self.refusal(&task) {
+                self.finished.push(Outcome::failed(&task, kind, &failure));
+                continue;
+            }
+            let attempt = task.attempt_id();
+            if self.index.contains_key(&attempt) {
+                continue;
+            }
+            let (function, forgotten) = self.functions.add_task(&task.spec.function);
+            if let Some(forgotten) = forgotten {
+                self.drop_function(forgotten);
+            }
+            let key = self.entries.insert(Entry {
+                task,
+                tag: 0,
+                function,
+                cost: 0,
+                slot: None,
+                announced: false,
+                suspect: false,
+                cancelled: false,
+                restarts: 0,
+            }) as u32;
+            self.index.insert(attempt, key);
+            let tag = self.renew_tag(key);
+            self.queue.push_back(tag);
+            self.waiting += 1;
+        }
+    }
+
+    fn refusal(&self, task: &Task) -> Option<(OutcomeKind, Failure)> {
+        let lost = |code: &str, message: String| Some((OutcomeKind::Lost, Failure::new(code, message)));
+        if kind_code(task.spec.function.kind()).is_none() {
+            let message = format!("no worker here runs {} functions", task.spec.function.kind());
+            return Some((OutcomeKind::Raised, Failure::new("UnsupportedFunctionKind", message)));
+        }
+        if let Some(message) = unsendable(task) {
+            return Some((OutcomeKind::Raised, Failure::new("TaskTooLarge", message)));
+        }
+        if self.draining {
+            return lost("ExecutorDrained", "the executor takes no more tasks".to_owned());
+        }
+        if let Some(reason) = &self.broken {
+            return lost("NoWorker", format!("no worker process can be started: {reason}"));
+        }
+        if self.entries.len() >= limit::MAX_PEER_CREDITS as usize {
+            return lost("ExecutorFull", format!("the executor holds {} tasks", self.entries.len()));
+        }
+        None
+    }
+
+    /// Cancels attempts; those that are not here are ignored.
+    pub(super) fn cancel(&mut self, attempts: &[AttemptId], now: Now) {
+        self.touch(now);
+        for attempt in attempts {
+            let Some(&key) = self.index.get(attempt) else { continue };
+            let entry = &mut self.entries[key as usize];
+            if entry.slot.is_some() {
+                entry.cancelled = true;
+            } else {
+                self.waiting -= 1;
+                self.fail(key, OutcomeKind::Cancelled, &cancelled());
+            }
+        }
+        // Tags of cancelled tasks are skipped when their turn comes; they must not pile up before that.
+        if self.queue.len() > 2 * self.waiting + 64 {
+            let entries = &self.entries;
+            self.queue.retain(|tag| entries.get(key_of(*tag)).is_some_and(|entry| entry.tag == *tag));
+        }
+    }
+
+    /// Takes no more tasks; ends the workers when the last one is done.
+    pub(super) fn drain(&mut self, now: Now) {
+        self.touch(now);
+        self.draining = true;
+    }
+
+    /// Ends everything with an outcome because the pool goes away.
+    pub(super) fn abandon(&mut self, now: Now) {
+        self.touch(now);
+        self.draining = true;
+        let failure = Failure::new("ExecutorDropped", "the executor was dropped before the task ended");
+        let keys: Vec<_> = self.entries.iter().map(|(key, _)| key as u32).collect();
+        keys.into_iter().for_each(|key| self.fail(key, OutcomeKind::Lost, &failure));
+        self.slots.iter_mut().for_each(|slot| slot.pipeline.clear());
+        (self.waiting, self.broken) = (0, Some(failure.message));
+    }
+
+    /// The time is later.
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        self.touch(now);
+        if let Zygote::Waiting { until } = self.zygote
+            && until <= now.tick
+            && self.needs_workers()
+        {
+            self.zygote = Zygote::Starting;
+            self.outputs.push_back(PoolOutput::StartZygote);
+        }
+        for slot in 0..self.slots.len() {
+            while let Some((due, step)) = self.plan(slot)
+                && due <= now.tick
+            {
+                self.take_step(slot, step);
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub(super) fn poll_timeout(&self) -> Option<Tick> {
+        let zygote = match self.zygote {
+            Zygote::Waiting { until } if self.needs_workers() => Some(until),
+            _ => None,
+        };
+        let slots = (0..self.slots.len()).filter_map(|slot| self.plan(slot)).map(|(due, _)| due);
+        slots.chain(zygote).min()
+    }
+
+    pub(super) fn poll_output(&mut self) -> Option<PoolOutput> {
+        if std::mem::take(&mut self.dirty) {
+            self.schedule();
+            self.advance_drain();
+            self.advertise();
+            if !self.started.is_empty() {
+                let started = std::mem::take(&mut self.started);
+                self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Started(started)));
+            }
+            if !self.finished.is_empty() {
+                let finished = std::mem::take(&mut self.finished);
+                self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Outcomes(finished)));
+            }
+            if self.drained {
+                self.outputs.push_back(PoolOutput::Drained);
+            }
+        }
+        self.outputs.pop_front()
+    }
+
+    /// Whether there is, or can still be, anything to run.
+    fn needs_workers(&self) -> bool {
+        !self.draining || !self.entries.is_empty()
+    }
+
+    fn touch(&mut self, now: Now) {
+        (self.now, self.dirty) = (now, true);
+    }
+
+    /// The slot whose current process has this number.
+    fn slot_of(&self, worker: u64) -> Option<usize> {
+        let slot = (worker % self.slots.len().max(1) as u64) as usize;
+        self.slots.get(slot).filter(|place| place.worker == worker && place.is_taken()).map(|_| slot)
+    }
+
+    fn fail(&mut self, key: u32, kind: OutcomeKind, failure: &Failure) {
+        let outcome = Outcome::failed(&self.entries[key as usize].task, kind, failure);
+        self.finish(key, outcome);
+    }
+
+    /// The one place where a task gets its outcome.
+    fn finish(&mut self, key: u32, outcome: Outcome) {
+        let entry = self.entries.remove(key as usize);
+        self.index.remove(&entry.task.attempt_id());
+        self.functions.end_task(entry.function);
+        self.finished.push(outcome);
+    }
+
+    fn renew_tag(&mut self, key: u32) -> u64 {
+        self.serial = self.serial.wrapping_add(1);
+        let tag = u64::from(self.serial) << 32 | u64::from(key);
+        self.entries[key as usize].tag = tag;
+        tag
+    }
+
+    fn drop_function(&mut self, function: u32) {
+        for slot in &mut self.slots {
+            if slot.unlearn(function) {
+                let mut writer = FrameWriter::default();
+                writer.drop_function(function);
+                self.outputs.push_back(PoolOutput::Send { worker: slot.worker, pieces: writer.finish() });
+            }
+        }
+    }
+
+    fn advertise(&mut self) {
+        let (old, new) = (self.advertised.credits(), self.capacity().credits());
+        // Small changes are not worth a message.
+        if new != old && (new >= old.saturating_mul(2) || new <= old / 2) {
+            self.advertised = self.capacity();
+            self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Capacity(self.advertised)));
+        }
+    }
+}
+
+const fn key_of(tag: u64) -> usize {
+    (tag & u32::MAX as u64) as usize
+}
+
+fn cancelled() -> Failure {
+    Failure::new("Cancelled", "cancelled before it ended")
+}
+
+/// How long to wait before the next try: not at all at first, then twice as long each time.
+fn pause(tries: Option<u32>, first: Duration, longest: Duration) -> Duration {
+    match tries {
+        None => Duration::ZERO,
+        Some(tries) => (first * 2_u32.saturating_pow(tries.min(16))).min(longest),
+    }
+}

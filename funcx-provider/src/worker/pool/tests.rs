@@ -1,0 +1,692 @@
+//! The pool over workers that exist only here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::{Buf, BytesMut};
+use funcx_core::model::{Function, IdentityId, TaskId, TaskSpec};
+
+use super::super::protocol::{FromWorker, TaskEnd};
+use super::super::slot::Exit;
+use super::life::{BOOT_TIME, CANCEL_PATIENCE, MAX_ZYGOTES, REAP_TIME};
+use super::settle::MAX_UNBORN;
+use super::*;
+
+/// A pool, a clock, and what the workers were told.
+struct Bench {
+    state: PoolState,
+    now: Now,
+    /// Tags that each worker was sent and has not answered, with the flag *announce*.
+    sent: BTreeMap<u64, VecDeque<(u64, bool)>>,
+    signals: Vec<(u32, Signal)>,
+    outcomes: Vec<Outcome>,
+    started: Vec<AttemptId>,
+    capacities: Vec<Capacity>,
+    others: Vec<PoolOutput>,
+    next_id: u128,
+}
+
+const GRACE: Duration = Duration::from_secs(3);
+
+impl Bench {
+    /// A pool whose zygote is being started.
+    fn unready(workers: u32) -> Self {
+        let welcome = Welcome {
+            max_result_bytes: 100,
+            max_output_bytes: 100,
+            work_dir: "/w".to_owned(),
+            endpoint_id: None,
+        };
+        let now = Now { tick: Tick::from_nanos(1), wall: Timestamp::from_nanos(1) };
+        Self {
+            state: PoolState::new(PoolSettings { workers, kill_grace: GRACE, welcome }, now),
+            now,
+            sent: BTreeMap::new(),
+            signals: Vec::new(),
+            outcomes: Vec::new(),
+            started: Vec::new(),
+            capacities: Vec::new(),
+            others: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    /// A pool with all its workers waiting for tasks.
+    fn new(workers: u32) -> Self {
+        let mut bench = Self::unready(workers);
+        bench.state.handle_zygote_ready(bench.now);
+        bench.settle();
+        bench.boot_all();
+        bench
+    }
+
+    /// Does what the state machine wants until it wants nothing more.
+    fn settle(&mut self) {
+        loop {
+            while let Some(output) = self.state.poll_output() {
+                match output {
+                    PoolOutput::Event(ExecutorEvent::Outcomes(outcomes)) => self.outcomes.extend(outcomes),
+                    PoolOutput::Event(ExecutorEvent::Started(started)) => {
+                        self.started.extend(started.iter().map(|(attempt, _)| *attempt));
+                    }
+                    PoolOutput::Event(ExecutorEvent::Capacity(capacity)) => self.capacities.push(capacity),
+                    PoolOutput::Send { worker, pieces } => {
+                        let tags = tags_in(pieces);
+                        self.sent.entry(worker).or_default().extend(tags);
+                    }
+                    PoolOutput::Signal { pid, signal } => self.signals.push((pid, signal)),
+                    PoolOutput::Close(worker) => drop(self.sent.remove(&worker)),
+                    output => self.others.push(output),
+                }
+            }
+            match self.state.poll_timeout() {
+                Some(due) if due <= self.now.tick => self.state.handle_timeout(self.now),
+                _ => break,
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.tick = self.now.tick + time;
+        self.settle();
+    }
+
+    /// Passes time to the next deadline.
+    fn pass_to_next(&mut self) {
+        let due = self.state.poll_timeout().expect("something is due");
+        self.now.tick = due.max(self.now.tick);
+        self.settle();
+    }
+
+    fn take_others(&mut self) -> String {
+        std::mem::take(&mut self.others)
+            .iter()
+            .map(|output| format!("{output:?}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// Forks and greets every worker that was asked for.
+    fn boot_all(&mut self) {
+        for output in std::mem::take(&mut self.others) {
+            match output {
+                PoolOutput::Fork(worker) => {
+                    self.state.handle_forked(worker, pid_of(worker), self.now);
+                    assert!(self.state.handle_hello(worker, pid_of(worker), Bytes::from("{}"), self.now));
+                    self.sent.insert(worker, VecDeque::new());
+                }
+                output => self.others.push(output),
+            }
+        }
+        self.settle();
+    }
+
+    fn spec(function: &str) -> TaskSpec {
+        TaskSpec::new(Arc::new(Function::python(function, "")), IdentityId::from_u128(1))
+    }
+
+    fn start(&mut self, count: usize, spec: TaskSpec) -> Vec<AttemptId> {
+        let spec = Arc::new(spec);
+        let tasks: Vec<_> = (0..count)
+            .map(|_| {
+                self.next_id += 1;
+                Task::new(TaskId::from_u128(self.next_id), Arc::clone(&spec), "")
+            })
+            .collect();
+        let attempts = tasks.iter().map(Task::attempt_id).collect();
+        self.state.start(tasks, self.now);
+        self.settle();
+        attempts
+    }
+
+    /// The next task of a worker begins, if it was to be announced, and ends after this many nanoseconds.
+    fn finish_next(&mut self, worker: u64, nanos: u64) {
+        self.begin_next(worker);
+        let (tag, _) = self.sent.get_mut(&worker).unwrap().pop_front().expect("the worker has a task");
+        self.frame(worker, FromWorker::Outcomes(vec![end(tag, nanos)]));
+    }
+
+    fn begin_next(&mut self, worker: u64) {
+        if let Some(&(tag, true)) = self.sent[&worker].front() {
+            self.frame(worker, FromWorker::Started(tag));
+        }
+    }
+
+    fn frame(&mut self, worker: u64, frame: FromWorker) {
+        self.state.handle_frame(worker, frame, self.now);
+        self.settle();
+    }
+
+    /// The process of a worker is gone with its connection.
+    fn die(&mut self, worker: u64, exit: Exit) {
+        self.state.handle_disconnected(worker, None, self.now);
+        self.state.handle_exited(worker, exit, self.now);
+        self.settle();
+    }
+
+    fn die_with_code(&mut self, worker: u64, status: i32) {
+        self.die(worker, Exit { status: Some(status), ..Exit::default() });
+    }
+
+    /// Teaches the pool that tasks of this function are short, and forgets how.
+    fn teach(&mut self, function: &str) {
+        self.start(1, Self::spec(function));
+        let worker = *self.sent.iter().find(|(_, sent)| !sent.is_empty()).unwrap().0;
+        self.finish_next(worker, 1000);
+        self.outcomes.clear();
+        self.capacities.clear();
+    }
+
+    fn sent_counts(&self) -> Vec<usize> {
+        self.sent.values().map(VecDeque::len).collect()
+    }
+
+    fn kinds(&self) -> Vec<OutcomeKind> {
+        self.outcomes.iter().map(|outcome| outcome.kind).collect()
+    }
+}
+
+fn pid_of(worker: u64) -> u32 {
+    1000 + worker as u32
+}
+
+fn end(tag: u64, nanos: u64) -> TaskEnd {
+    TaskEnd {
+        tag,
+        returned: true,
+        payload: Bytes::new(),
+        stdout: Bytes::new(),
+        stderr: Bytes::new(),
+        started: Timestamp::from_nanos(10),
+        ended: Timestamp::from_nanos(10 + nanos),
+    }
+}
+
+/// Tags and flags in the task frames of what was written.
+fn tags_in(pieces: Vec<Bytes>) -> Vec<(u64, bool)> {
+    let mut bytes: BytesMut = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+    let mut tags = Vec::new();
+    while bytes.has_remaining() {
+        let length = bytes.get_u32_le() as usize;
+        let mut body = bytes.split_to(length);
+        if body.get_u8() == b'T' {
+            for _ in 0..body.get_u32_le() {
+                let tag = body.get_u64_le();
+                body.advance(20);
+                tags.push((tag, body.get_u32_le() == 1));
+                body.advance(8);
+            }
+        }
+    }
+    tags
+}
+
+#[test]
+fn idle_workers_come_first_and_unknown_functions_go_one_by_one() {
+    let mut bench = Bench::new(3);
+    bench.start(2, Bench::spec("f"));
+    assert_eq!(bench.sent_counts().iter().sum::<usize>(), 2);
+    assert!(bench.sent_counts().iter().all(|count| *count <= 1));
+    bench.start(5, Bench::spec("f"));
+    assert_eq!(bench.sent_counts(), [1, 1, 1]);
+    assert_eq!(bench.state.waiting, 4);
+}
+
+#[test]
+fn short_tasks_fill_pipelines_and_long_ones_do_not() {
+    let mut bench = Bench::new(2);
+    bench.teach("short");
+    assert!(bench.sent_counts() == [0, 0]);
+    bench.start(10, Bench::spec("short"));
+    assert_eq!(bench.sent_counts(), [5, 5]);
+    bench.start(10_000, Bench::spec("short"));
+    assert_eq!(bench.sent_counts(), [2048, 2048]);
+    // One task that takes a second changes what is sent from then on.
+    bench.finish_next(0, 1_000_000_000);
+    assert_eq!(bench.sent_counts(), [2047, 2048]);
+}
+
+#[test]
+fn nothing_is_put_behind_a_head_that_takes_too_long() {
+    let mut bench = Bench::new(2);
+    bench.teach("short");
+    bench.start(2, Bench::spec("short"));
+    bench.pass(Duration::from_millis(20));
+    bench.start(10, Bench::spec("short"));
+    assert_eq!(bench.sent_counts(), [1, 1]);
+    bench.finish_next(1, 20_000);
+    assert_eq!(bench.sent_counts(), [1, 10]);
+}
+
+#[test]
+fn capacity_follows_the_length_of_tasks() {
+    let mut bench = Bench::new(2);
+    assert_eq!(bench.state.capacity(), Capacity { slots: 2, prefetch: 4 });
+    bench.start(1, Bench::spec("f"));
+    let worker = *bench.sent.iter().find(|(_, sent)| !sent.is_empty()).unwrap().0;
+    bench.finish_next(worker, 1000);
+    assert_eq!(bench.capacities, [Capacity { slots: 2, prefetch: 2 * 2 * 2048 }]);
+}
+
+#[test]
+fn a_lonely_task_is_blamed_for_the_death_of_its_worker() {
+    let mut bench = Bench::new(1);
+    let attempts = bench.start(1, Bench::spec("f"));
+    bench.die_with_code(0, 7);
+    assert_eq!(bench.outcomes[0].attempt_id(), attempts[0]);
+    let failure = bench.outcomes[0].failure().unwrap();
+    assert_eq!(failure.message, "the worker process exited with code 7 while it ran this task");
+    // Its worker is replaced at once.
+    assert_eq!(bench.take_others(), "Fork(1)");
+}
+
+#[test]
+fn the_culprit_among_many_is_found_without_harm_to_the_others() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let attempts = bench.start(100, Bench::spec("f"));
+    let culprit = attempts[60];
+    let tag_of = |bench: &Bench, attempt: AttemptId| {
+        bench.state.index.get(&attempt).map(|key| bench.state.entries[*key as usize].tag)
+    };
+    let mut deaths = 0;
+    while bench.outcomes.len() < 100 {
+        let worker = *bench.sent.keys().next().unwrap();
+        let (tag, announced) = *bench.sent[&worker].front().unwrap();
+        assert_eq!(announced, deaths > 0, "suspects are announced, others are not");
+        if Some(tag) == tag_of(&bench, culprit) {
+            bench.begin_next(worker);
+            bench.die_with_code(worker, 1);
+            deaths += 1;
+            bench.boot_all();
+        } else {
+            bench.finish_next(worker, 1000);
+        }
+    }
+    assert_eq!(deaths, 2);
+    for outcome in &bench.outcomes {
+        let is_culprit = outcome.attempt_id() == culprit;
+        assert_eq!(outcome.kind, if is_culprit { OutcomeKind::Lost } else { OutcomeKind::Returned });
+    }
+}
+
+#[test]
+fn what_may_run_once_runs_once() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let mut once = Bench::spec("f");
+    once.limits.max_attempts = 1;
+    let attempts = bench.start(3, once);
+    bench.finish_next(0, 1000);
+    bench.begin_next(0);
+    assert_eq!(bench.started, attempts[..2]);
+    bench.die_with_code(0, 1);
+    assert_eq!(bench.kinds(), [OutcomeKind::Returned, OutcomeKind::Lost]);
+    // The third had not begun.
+    bench.boot_all();
+    bench.finish_next(1, 1000);
+    assert_eq!(bench.outcomes[2].attempt_id(), attempts[2]);
+    assert_eq!(bench.outcomes[2].kind, OutcomeKind::Returned);
+}
+
+#[test]
+fn what_stands_behind_an_announced_task_is_announced_too() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    bench.start(1, Bench::spec("f"));
+    let mut timed = Bench::spec("f");
+    timed.shape.walltime = Some(Duration::from_secs(1));
+    bench.start(1, timed);
+    bench.start(1, Bench::spec("f"));
+    let flags: Vec<_> = bench.sent[&0].iter().map(|(_, announced)| *announced).collect();
+    assert_eq!(flags, [false, true, true]);
+}
+
+#[test]
+fn a_task_past_its_walltime_ends_and_its_neighbours_do_not() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let mut timed = Bench::spec("f");
+    timed.shape.walltime = Some(Duration::from_secs(9));
+    let attempts = bench.start(2, timed);
+    bench.pass(Duration::from_secs(100));
+    assert_eq!(bench.signals, [], "the walltime runs from the start of the task");
+    bench.begin_next(0);
+    bench.pass(Duration::from_secs(8));
+    assert_eq!(bench.signals, []);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.signals, [(pid_of(0), Signal::Kill)]);
+    assert_eq!(bench.outcomes, [], "it may still have ended in time");
+    bench.die(0, Exit { signal: Some(9), ..Exit::default() });
+    assert_eq!(bench.kinds(), [OutcomeKind::TimedOut]);
+    assert!(bench.outcomes[0].failure().unwrap().message.contains("9s"));
+    bench.boot_all();
+    bench.finish_next(1, 1000);
+    assert_eq!(
+        (bench.outcomes[1].attempt_id(), bench.outcomes[1].kind),
+        (attempts[1], OutcomeKind::Returned)
+    );
+}
+
+#[test]
+fn an_outcome_on_its_way_is_worth_more_than_a_deadline() {
+    let mut bench = Bench::new(1);
+    let mut timed = Bench::spec("f");
+    timed.shape.walltime = Some(Duration::from_secs(1));
+    bench.start(1, timed);
+    bench.begin_next(0);
+    bench.pass(Duration::from_secs(1));
+    let (tag, _) = bench.sent[&0][0];
+    bench.frame(0, FromWorker::Outcomes(vec![end(tag, 1000)]));
+    bench.die(0, Exit { signal: Some(9), ..Exit::default() });
+    assert_eq!(bench.kinds(), [OutcomeKind::Returned]);
+}
+
+#[test]
+fn cancelling_waits_a_little_then_asks_then_kills() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let attempts = bench.start(3, Bench::spec("f"));
+    bench.state.cancel(&attempts[..1], bench.now);
+    bench.settle();
+    bench.pass(CANCEL_PATIENCE);
+    assert_eq!(bench.signals, [(pid_of(0), Signal::Terminate)]);
+    bench.pass(GRACE);
+    assert_eq!(bench.signals[1..], [(pid_of(0), Signal::Kill)]);
+    bench.die(0, Exit { signal: Some(9), ..Exit::default() });
+    assert_eq!(bench.kinds(), [OutcomeKind::Cancelled]);
+    bench.boot_all();
+    assert_eq!(bench.sent_counts(), [2], "the neighbours are back");
+    assert!(bench.sent[&1].iter().all(|(_, announced)| !announced), "and are no suspects");
+}
+
+#[test]
+fn a_cancelled_task_that_ends_by_itself_spares_its_worker() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let attempts = bench.start(2, Bench::spec("f"));
+    bench.state.cancel(&attempts, bench.now);
+    bench.settle();
+    bench.finish_next(0, 1000);
+    bench.finish_next(0, 1000);
+    assert_eq!(bench.kinds(), [OutcomeKind::Cancelled; 2]);
+    assert_eq!(bench.signals, []);
+}
+
+#[test]
+fn waiting_tasks_are_cancelled_at_once_and_leave_no_trace() {
+    let mut bench = Bench::new(1);
+    for _ in 0..1000 {
+        let attempts = bench.start(2, Bench::spec("f"));
+        bench.state.cancel(&attempts, bench.now);
+        bench.settle();
+    }
+    // All but the one that the worker has.
+    assert_eq!(bench.outcomes.len(), 1999);
+    assert!(bench.state.queue.len() < 100, "{} old tags", bench.state.queue.len());
+    assert_eq!((bench.state.entries.len(), bench.state.waiting), (1, 0));
+}
+
+#[test]
+fn a_worker_that_lies_is_replaced() {
+    type Lie = fn(u64) -> FromWorker;
+    let lies: [(Lie, bool); 6] = [
+        (|tag| FromWorker::Outcomes(vec![end(tag + 1, 1)]), false),
+        (|tag| FromWorker::Outcomes(vec![end(tag, 1), end(tag, 1)]), true),
+        (|tag| FromWorker::Outcomes(vec![TaskEnd { payload: vec![0; 101].into(), ..end(tag, 1) }]), false),
+        (FromWorker::Started, false),
+        (|tag| FromWorker::Started(tag + 1), false),
+        (|_| FromWorker::Outcomes(vec![end(u64::MAX, 0)]), false),
+    ];
+    for (index, (lie, is_half_true)) in lies.into_iter().enumerate() {
+        let mut bench = Bench::new(1);
+        bench.start(1, Bench::spec("f"));
+        let (tag, _) = bench.sent[&0][0];
+        bench.frame(0, lie(tag));
+        assert_eq!(bench.signals, [(pid_of(0), Signal::Kill)], "lie {index}");
+        bench.die(0, Exit { signal: Some(9), ..Exit::default() });
+        let expected = if is_half_true { OutcomeKind::Returned } else { OutcomeKind::Lost };
+        assert_eq!(bench.kinds(), [expected], "lie {index}");
+        assert_eq!(bench.take_others(), "Fork(1)");
+    }
+}
+
+#[test]
+fn a_stranger_is_not_taken_for_a_worker() {
+    let mut bench = Bench::new(1);
+    let mut hello = |worker, pid| bench.state.handle_hello(worker, pid, Bytes::new(), bench.now);
+    assert!(!hello(0, pid_of(0)), "it is here already");
+    assert!(!hello(5, 1), "nobody asked for it");
+    bench.die_with_code(0, 0);
+    bench.state.handle_forked(1, 77, bench.now);
+    assert!(!bench.state.handle_hello(1, 78, Bytes::new(), bench.now), "another process");
+    assert!(bench.state.handle_hello(1, 77, Bytes::new(), bench.now));
+}
+
+#[test]
+fn deaths_in_a_row_slow_down_replacement() {
+    let mut bench = Bench::new(1);
+    let begin = bench.now.tick;
+    for _ in 0..20 {
+        bench.start(1, Bench::spec("f"));
+        let worker = *bench.sent.keys().next().unwrap();
+        bench.die_with_code(worker, 1);
+        if bench.others.is_empty() {
+            bench.pass_to_next();
+        }
+        bench.boot_all();
+    }
+    assert!(bench.now.tick.since(begin) > Duration::from_secs(10), "it spins");
+    assert!(bench.now.tick.since(begin) < Duration::from_secs(30), "it stands still");
+    // One task that ends makes up for all of them.
+    bench.start(1, Bench::spec("f"));
+    let worker = *bench.sent.keys().next().unwrap();
+    bench.finish_next(worker, 1);
+    bench.die_with_code(worker, 1);
+    assert_eq!(bench.take_others(), format!("Fork({})", worker + 1));
+}
+
+#[test]
+fn workers_that_never_begin_are_the_zygotes_fault() {
+    let mut bench = Bench::unready(1);
+    bench.state.handle_zygote_ready(bench.now);
+    bench.settle();
+    for unborn in 0..MAX_UNBORN {
+        if bench.others.is_empty() {
+            bench.pass_to_next();
+        }
+        assert_eq!(bench.take_others(), format!("Fork({unborn})"));
+        bench.state.handle_forked(u64::from(unborn), 5, bench.now);
+        bench.state.handle_exited(u64::from(unborn), Exit::default(), bench.now);
+        bench.settle();
+    }
+    assert_eq!(bench.take_others(), "StopZygote");
+}
+
+#[test]
+fn a_worker_that_hangs_before_its_hello_is_replaced() {
+    let mut bench = Bench::unready(1);
+    bench.state.handle_zygote_ready(bench.now);
+    bench.settle();
+    bench.state.handle_forked(0, 5, bench.now);
+    bench.take_others();
+    bench.pass(BOOT_TIME);
+    assert_eq!(bench.signals, [(5, Signal::Kill)]);
+    // Even if nobody ever sees it end.
+    bench.pass(REAP_TIME);
+    assert_eq!(bench.take_others(), "Fork(1)");
+}
+
+#[test]
+fn without_zygotes_tasks_are_lost_until_there_is_one() {
+    let mut bench = Bench::new(2);
+    bench.start(5, Bench::spec("f"));
+    bench.state.handle_zygote_lost("it is gone".to_owned(), bench.now);
+    bench.settle();
+    assert_eq!(bench.signals, [(pid_of(0), Signal::Kill), (pid_of(1), Signal::Kill)]);
+    for worker in 0..2 {
+        bench.state.handle_disconnected(worker, None, bench.now);
+    }
+    bench.settle();
+    assert_eq!(bench.outcomes, [], "one loss is no reason to give up");
+    for _ in 1..MAX_ZYGOTES {
+        if bench.others.is_empty() {
+            bench.pass_to_next();
+        }
+        assert_eq!(bench.take_others(), "StartZygote");
+        bench.state.handle_zygote_lost("no memory".to_owned(), bench.now);
+        bench.settle();
+    }
+    assert_eq!(bench.kinds(), [OutcomeKind::Lost; 5]);
+    assert!(bench.outcomes[0].failure().unwrap().message.contains("no memory"));
+    assert_eq!(bench.capacities, [Capacity::default()]);
+    bench.start(1, Bench::spec("f"));
+    assert_eq!(bench.kinds(), [OutcomeKind::Lost; 6]);
+    // It goes on trying, and takes tasks again when a worker lives.
+    bench.pass_to_next();
+    assert_eq!(bench.take_others(), "StartZygote");
+    bench.state.handle_zygote_ready(bench.now);
+    bench.settle();
+    bench.boot_all();
+    assert_eq!(bench.capacities[1..], [Capacity { slots: 2, prefetch: 4 }]);
+    bench.start(1, Bench::spec("f"));
+    assert_eq!(bench.sent_counts().iter().sum::<usize>(), 1);
+}
+
+#[test]
+fn draining_finishes_then_says_goodbye_then_stops() {
+    let mut bench = Bench::new(2);
+    bench.start(1, Bench::spec("f"));
+    let worker = *bench.sent.iter().find(|(_, sent)| !sent.is_empty()).unwrap().0;
+    bench.state.drain(bench.now);
+    bench.settle();
+    assert_eq!(bench.take_others(), "");
+    bench.finish_next(worker, 1000);
+    bench.die_with_code(worker, 0);
+    assert_eq!(bench.take_others(), "");
+    // The other one does not go by itself.
+    bench.pass(GRACE);
+    assert_eq!(bench.signals, [(pid_of(1 - worker), Signal::Kill)]);
+    bench.die(1 - worker, Exit { signal: Some(9), ..Exit::default() });
+    assert_eq!(bench.take_others(), "StopZygote");
+    bench.state.handle_zygote_lost("as asked".to_owned(), bench.now);
+    bench.settle();
+    assert_eq!(bench.take_others(), "Drained");
+    bench.start(1, Bench::spec("f"));
+    assert_eq!(bench.kinds(), [OutcomeKind::Returned, OutcomeKind::Lost]);
+}
+
+/// A generator that gives the same numbers for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// Whatever workers, zygotes and owners do: one outcome for each attempt, and an end.
+#[test]
+fn every_attempt_has_one_outcome_whatever_happens() {
+    for seed in 1..=100 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let mut bench = Bench::new(1 + dice.roll(4) as u32);
+        let mut attempts = Vec::new();
+        for _ in 0..400 {
+            random_step(&mut bench, &mut dice, &mut attempts);
+        }
+        bench.state.drain(bench.now);
+        bench.settle();
+        for _ in 0..10_000 {
+            if bench.others.iter().any(|output| matches!(output, PoolOutput::Drained)) {
+                break;
+            }
+            serve(&mut bench, &mut dice);
+        }
+        assert!(bench.state.drained, "seed {seed} does not end: {:?}", bench.state);
+        let mut seen: Vec<_> = bench.outcomes.iter().map(Outcome::attempt_id).collect();
+        seen.sort_unstable();
+        attempts.sort_unstable();
+        assert_eq!(seen, attempts, "seed {seed}");
+        assert!(bench.state.entries.is_empty() && bench.state.index.is_empty() && bench.state.waiting == 0);
+    }
+}
+
+fn random_step(bench: &mut Bench, dice: &mut Dice, attempts: &mut Vec<AttemptId>) {
+    match dice.roll(20) {
+        0..3 => {
+            let mut spec = Bench::spec(["f", "g", "h"][dice.roll(3) as usize]);
+            spec.limits.max_attempts = 1 + dice.roll(3) as u32;
+            spec.shape.walltime = (dice.roll(4) == 0).then_some(Duration::from_millis(30));
+            attempts.extend(bench.start(dice.roll(30) as usize, spec));
+        }
+        3 => {
+            if let Some(attempt) = attempts.get(dice.roll(attempts.len().max(1) as u64) as usize) {
+                bench.state.cancel(&[*attempt], bench.now);
+                bench.settle();
+            }
+        }
+        4 if !bench.others.iter().any(|output| matches!(output, PoolOutput::StartZygote)) => {
+            bench.state.handle_zygote_lost("bad luck".to_owned(), bench.now);
+            bench.settle();
+        }
+        5..8 => {
+            if let Some(worker) = any_worker(bench, dice) {
+                match dice.roll(4) {
+                    0 => bench.state.handle_disconnected(worker, Some("nonsense".to_owned()), bench.now),
+                    1 => bench.state.handle_exited(worker, Exit::default(), bench.now),
+                    2 => bench.state.handle_frame(worker, FromWorker::Started(dice.roll(9)), bench.now),
+                    _ => bench.die_with_code(worker, 1),
+                }
+                bench.settle();
+            }
+        }
+        _ => serve(bench, dice),
+    }
+}
+
+fn any_worker(bench: &Bench, dice: &mut Dice) -> Option<u64> {
+    let workers: Vec<_> = bench.sent.keys().copied().collect();
+    workers.get(dice.roll(workers.len().max(1) as u64) as usize).copied()
+}
+
+/// What well-behaved workers and zygotes do, and time that passes.
+fn serve(bench: &mut Bench, dice: &mut Dice) {
+    for output in std::mem::take(&mut bench.others) {
+        match output {
+            PoolOutput::Fork(worker) => {
+                bench.state.handle_forked(worker, pid_of(worker), bench.now);
+                if bench.state.handle_hello(worker, pid_of(worker), Bytes::new(), bench.now) {
+                    bench.sent.insert(worker, VecDeque::new());
+                }
+            }
+            PoolOutput::StartZygote => bench.state.handle_zygote_ready(bench.now),
+            PoolOutput::StopZygote => bench.state.handle_zygote_lost("as asked".to_owned(), bench.now),
+            output => bench.others.push(output),
+        }
+    }
+    bench.settle();
+    if let Some(worker) = any_worker(bench, dice) {
+        for _ in 0..dice.roll(8) {
+            if bench.sent.get(&worker).is_some_and(|sent| !sent.is_empty()) {
+                bench.finish_next(worker, 1 << dice.roll(30));
+            }
+        }
+    }
+    // Processes that were killed are gone some time later.
+    for (pid, signal) in std::mem::take(&mut bench.signals) {
+        let worker = u64::from(pid) - 1000;
+        if signal == Signal::Kill || dice.roll(2) == 0 {
+            bench.die(worker, Exit { signal: Some(9), ..Exit::default() });
+        }
+    }
+    if bench.state.draining
+        && dice.roll(4) == 0
+        && let Some(worker) = any_worker(bench, dice)
+    {
+        bench.die_with_code(worker, 0);
+    }
+    bench.pass(Duration::from_millis(dice.roll(40)));
+}

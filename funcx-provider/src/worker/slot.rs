@@ -1,0 +1,150 @@
+//! The place of one worker process in a pool.
+
+use std::{collections::VecDeque, fmt};
+
+use bytes::Bytes;
+use funcx_core::model::{Now, Tick};
+
+/// One worker process after the other; the state that [`super::pool::PoolState`] keeps about it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Number of the process; each process of a pool has another.
+    pub(super) worker: u64,
+    pub(super) stage: Stage,
+    pub(super) pid: Option<u32>,
+    pub(super) connected: bool,
+    pub(super) exit: Option<Exit>,
+    /// What the worker says about itself.
+    pub(super) details: Bytes,
+    /// Keys of the tasks that it was given, in the order in which it runs them.
+    pub(super) pipeline: VecDeque<u32>,
+    /// How many at the end of the pipeline have not been put into a frame yet.
+    pub(super) unsent: usize,
+    /// Expected time and size of what is in the pipeline.
+    pub(super) cost: u64,
+    pub(super) bytes: usize,
+    /// When the head of the pipeline began, if it was announced.
+    pub(super) started: Option<Tick>,
+    /// Since when the head is the head; it began at this time or later.
+    pub(super) head_since: Now,
+    /// Whether the start of the head was reported upwards.
+    pub(super) reported: bool,
+    /// By function number: whether the process was sent the function.
+    pub(super) functions: Vec<bool>,
+}
+
+/// Where the process of a slot is in its life.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// There is none; one is asked for at this time.
+    Vacant { due: Tick },
+    /// It was asked for and has until then to say hello.
+    Booting { deadline: Tick },
+    /// It takes tasks.
+    Ready,
+    /// It ended, or it must.
+    Ending(Ending),
+}
+
+/// The end of a process. Its tasks are settled when it is gone and everything that it sent has been read, so that
+/// a task which did end is not taken for one that did not.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) cause: Cause,
+    /// When to send SIGKILL, unless that was done.
+    pub(super) kill_at: Option<Tick>,
+    /// When to settle its tasks whatever is known by then.
+    pub(super) settle_at: Option<Tick>,
+}
+
+/// Why a process ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// By itself, or because somebody outside killed it.
+    Died,
+    /// It broke the protocol.
+    Violation(String),
+    /// It never said hello.
+    Unborn(String),
+    /// To stop the task with this tag, which was cancelled.
+    Cancelled(u64),
+    /// To stop the task with this tag, which ran past its walltime.
+    TimedOut(u64),
+    /// The zygote was lost, and its workers with it.
+    ZygoteLost,
+    /// The pool drains.
+    Drained,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub(super) status: Option<i32>,
+    pub(super) signal: Option<i32>,
+    /// End of what it wrote to standard error.
+    pub(super) stderr: String,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.status, self.signal) {
+            (Some(status), _) => write!(f, "exited with code {status}"),
+            (None, Some(signal)) => write!(f, "was killed by signal {signal}"),
+            (None, None) => f.write_str("ended"),
+        }
+    }
+}
+
+impl Slot {
+    /// A place without a process. `worker` is the number of its next one.
+    pub(super) fn vacant(worker: u64, due: Tick) -> Self {
+        Self {
+            worker,
+            stage: Stage::Vacant { due },
+            pid: None,
+            connected: false,
+            exit: None,
+            details: Bytes::new(),
+            pipeline: VecDeque::new(),
+            unsent: 0,
+            cost: 0,
+            bytes: 0,
+            started: None,
+            head_since: Now::default(),
+            reported: false,
+            functions: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready)
+    }
+
+    /// Whether there is a process, or was until just now.
+    pub(super) fn is_taken(&self) -> bool {
+        !matches!(self.stage, Stage::Vacant { .. })
+    }
+
+    /// The tasks at the head of the pipeline that may have begun: the one that announced it did, or any number of
+    /// those that begin unannounced. An announced one that has not said so has not begun.
+    pub(super) fn begun(&self, is_announced: impl Fn(u32) -> bool) -> usize {
+        match self.started {
+            Some(_) => 1,
+            None => self.pipeline.iter().take_while(|key| !is_announced(**key)).count(),
+        }
+    }
+
+    /// Notes that the process gets this function; whether it had it already.
+    pub(super) fn learn(&mut self, function: u32) -> bool {
+        let function = function as usize;
+        if self.functions.len() <= function {
+            self.functions.resize(function + 1, false);
+        }
+        std::mem::replace(&mut self.functions[function], true)
+    }
+
+    /// Notes that the process loses this function; whether it had it.
+    pub(super) fn unlearn(&mut self, function: u32) -> bool {
+        self.functions.get_mut(function as usize).is_some_and(std::mem::take)
+    }
+}
