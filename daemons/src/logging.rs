@@ -20,8 +20,10 @@ pub struct LogOptions {
 pub fn init(options: LogOptions) {
     let level = if options.debug { "debug" } else { "info" };
     // Of other libraries, only what somebody should look at.
-    let default = ["core", "net", "provider", "daemons"].map(|part| format!("funcx_{part}={level}")).join(",");
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(format!("warn,{default}")));
+    let default =
+        ["core", "net", "provider", "daemons"].map(|part| format!("funcx_{part}={level}")).join(",");
+    let filter = EnvFilter::try_from_env(FILTER_VARIABLE)
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,{default}")));
     let registry = tracing_subscriber::registry().with(filter);
     let layer = fmt::layer()
         .with_writer(std::io::stderr)

@@ -156,3 +156,20 @@ fn an_endpoint_without_token_or_in_the_wrong_state_says_so() {
     let listed = site.run(Exit::Success, &["list"]);
     assert!(listed.contains("killed"), "{listed}");
 }
+
+#[test]
+fn a_manager_that_cannot_work_says_why() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let nobody = format!("unix:{}/nobody", directory.path().display());
+    let run = |exit, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_funcx-worker"));
+        command
+            .args(["--endpoint", &nobody, "--workers", "1", "--work-dir"])
+            .arg(directory.path())
+            .args(arguments);
+        check(exit, &command.stdin(Stdio::null()).output().expect("the program starts"))
+    };
+    assert!(run(Exit::Python, &["--python", "no-such-python"]).contains("no-such-python"));
+    assert!(run(Exit::LostAbove, &["--patience", "1 ms"]).contains("out of reach for 1 ms"));
+    assert!(run(Exit::Usage, &["--patience", "soon"]).contains("a duration looks like"));
+}

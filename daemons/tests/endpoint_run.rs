@@ -48,7 +48,8 @@ impl Site {
         // The service answers from this process, so that it must not be blocked.
         let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await;
         let output = output.expect("no panic").expect("the program starts");
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.status.code(), Some(exit as i32), "{arguments:?}\n{stdout}\n{stderr}");
         if exit == Exit::Success { stdout.into_owned() } else { stderr.into_owned() }
     }
@@ -96,7 +97,8 @@ async fn an_endpoint_starts_in_the_background_runs_tasks_and_stops() {
     let client = site.client();
     let source = "def f(x):\n    import os\n    return [x + 1, os.environ.get('FUNCX_TOKEN', ''), os.environ.get('FUNCX_BLOCK_SECRET', '')]\n";
     let function = client.register(&FunctionRegistration::python("f", source)).await.expect("registered");
-    let arguments = Arguments::python(&[41], &std::collections::BTreeMap::<String, ()>::new()).expect("arguments");
+    let arguments =
+        Arguments::python(&[41], &std::collections::BTreeMap::<String, ()>::new()).expect("arguments");
     let call = Call::new(id, function.function_id, arguments);
     let task = client.submit(call).await.expect("submitted").await.expect("an outcome");
     let value: Value = task.value().expect("a value");

@@ -39,7 +39,8 @@ impl InTurn {
                 match order {
                     Order::Run(tasks) => {
                         for task in tasks {
-                            let is_due = due.lock().unwrap_or_else(PoisonError::into_inner).remove(&task.attempt_id());
+                            let is_due =
+                                due.lock().unwrap_or_else(PoisonError::into_inner).remove(&task.attempt_id());
                             told.handle(ExecutorEvent::Outcomes(vec![run(&task, is_due)]));
                         }
                     }
@@ -58,14 +59,19 @@ impl InTurn {
 fn run(task: &Task, is_due: bool) -> Outcome {
     let body = task.spec.function.body();
     match (body.kind, body.entry.as_str()) {
-        _ if !is_due => Outcome::failed(task, OutcomeKind::Cancelled, &Failure::new("Cancelled", "cancelled while it waited")),
+        _ if !is_due => Outcome::failed(
+            task,
+            OutcomeKind::Cancelled,
+            &Failure::new("Cancelled", "cancelled while it waited"),
+        ),
         (FunctionKind::Native, "upper") => Outcome::returned(task, task.payload.to_ascii_uppercase()),
         (FunctionKind::Native, "nap") => {
             thread::sleep(Duration::from_millis(200));
             Outcome::returned(task, "rested")
         }
         (kind, name) => {
-            let failure = Failure::new("UnknownFunction", format!("there is no {kind} function `{name}` here"));
+            let failure =
+                Failure::new("UnknownFunction", format!("there is no {kind} function `{name}` here"));
             Outcome::failed(task, OutcomeKind::Raised, &failure)
         }
     }
@@ -81,7 +87,10 @@ impl Executor for InTurn {
     }
 
     fn start(&self, tasks: Vec<Task>) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks.iter().map(Task::attempt_id));
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(tasks.iter().map(Task::attempt_id));
         if let Err(mpsc::SendError(Order::Run(tasks))) = self.orders.send(Order::Run(tasks)) {
             let failure = Failure::new("ExecutorDrained", "the executor takes no more tasks");
             let lost = tasks.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &failure)).collect();

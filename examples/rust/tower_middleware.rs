@@ -31,7 +31,11 @@ fn stack() -> Result<Stack, funcx_core::Error> {
     ))
 }
 
-async fn call(State(stack): State<Stack>, Path(name): Path<String>, arguments: Bytes) -> (StatusCode, Vec<u8>) {
+async fn call(
+    State(stack): State<Stack>,
+    Path(name): Path<String>,
+    arguments: Bytes,
+) -> (StatusCode, Vec<u8>) {
     let spec = TaskSpec::new(Arc::new(Function::native(name)), IdentityId::from_u128(1));
     match stack.oneshot(Task::new(TaskId::from_u128(1), Arc::new(spec), arguments)).await {
         Ok(outcome) if outcome.kind == OutcomeKind::Returned => (StatusCode::OK, outcome.payload.to_vec()),

@@ -25,7 +25,8 @@ fn filled(workers: usize, tasks: usize) -> (Dispatcher, Vec<DispatcherOutput>) {
     let lane = dispatcher.open_lane();
     let spec = Arc::new(TaskSpec::new(Arc::new(Function::native("noop")), IdentityId::from_u128(1)));
     // Ids as they come: random bits (here from a multiplier), not counted.
-    let id = |n: usize| TaskId::from_u128((n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    let id =
+        |n: usize| TaskId::from_u128((n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     let queued = (0..tasks).map(|n| Task::new(id(n), Arc::clone(&spec), "")).collect();
     assert!(dispatcher.submit(lane, queued, now()).is_empty());
     for _ in 0..workers {

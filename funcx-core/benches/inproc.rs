@@ -39,6 +39,7 @@ fn native(bencher: Bencher<'_, '_>, (name, arguments): (&str, &'static str)) {
 
 #[divan::bench]
 fn memoized(bencher: Bencher<'_, '_>) {
-    let (mut service, task) = (MemoizeLayer::with_capacity_bytes(1 << 20).layer(service()), task("add", "[1,2]"));
+    let (mut service, task) =
+        (MemoizeLayer::with_capacity_bytes(1 << 20).layer(service()), task("add", "[1,2]"));
     bencher.bench_local(|| call(&mut service, &task));
 }

@@ -1,5 +1,7 @@
 //! The rules of the architecture, asserted from manifests and sources so that they cannot fade.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -87,7 +89,13 @@ fn state_machines_and_the_model_start_no_threads_and_have_no_futures() {
     for folder in ["funcx-core/src/state", "funcx-core/src/message", "funcx-core/src/model"] {
         for path in files(folder, ".rs") {
             let code = code(&path);
-            for banned in ["std::thread", "async fn", "async move", "std::collections::HashMap", "std::collections::HashSet"] {
+            for banned in [
+                "std::thread",
+                "async fn",
+                "async move",
+                "std::collections::HashMap",
+                "std::collections::HashSet",
+            ] {
                 assert!(!code.contains(banned), "{path} uses {banned}");
             }
         }
@@ -120,7 +128,10 @@ fn only_net_opens_sockets_between_peers_and_only_provider_starts_processes() {
 fn bincode_is_the_link_codec_and_nothing_else() {
     for package in ["funcx-core", "funcx-net", "funcx-provider", "funcx-mpi", "daemons"] {
         for path in files(&format!("{package}/src"), ".rs") {
-            assert!(path.starts_with("funcx-net/src/codec/") || !code(&path).contains("bincode::"), "{path} uses bincode");
+            assert!(
+                path.starts_with("funcx-net/src/codec/") || !code(&path).contains("bincode::"),
+                "{path} uses bincode"
+            );
         }
     }
 }
@@ -165,7 +176,10 @@ fn architecture_md_names_only_what_exists() {
         .collect();
     assert!(paths.len() > 20, "ARCHITECTURE.md names the folders of the code: {paths:?}");
     for path in paths {
-        assert!(root().join(path.trim_end_matches('/')).exists(), "ARCHITECTURE.md names `{path}`, which does not exist");
+        assert!(
+            root().join(path.trim_end_matches('/')).exists(),
+            "ARCHITECTURE.md names `{path}`, which does not exist"
+        );
     }
 }
 

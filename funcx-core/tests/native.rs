@@ -1,5 +1,7 @@
 //! Native functions through `tower`, with and without layers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},
@@ -7,14 +9,16 @@ use std::sync::{
 
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::layer::{MemoizeLayer, RetryLost};
-use funcx_core::model::{
-    Failure, Function, IdentityId, Outcome, OutcomeKind, Task, TaskId, TaskSpec,
-};
+use funcx_core::model::{Failure, Function, IdentityId, Outcome, OutcomeKind, Task, TaskId, TaskSpec};
 use funcx_core::{Error, ErrorKind};
 use tower::{Layer, Service, ServiceExt, retry::RetryLayer, service_fn};
 
 fn task(function: Function, arguments: &'static str) -> Task {
-    Task::new(TaskId::from_u128(1), Arc::new(TaskSpec::new(Arc::new(function), IdentityId::from_u128(1))), arguments)
+    Task::new(
+        TaskId::from_u128(1),
+        Arc::new(TaskSpec::new(Arc::new(function), IdentityId::from_u128(1))),
+        arguments,
+    )
 }
 
 fn functions() -> NativeFunctions {
@@ -23,7 +27,9 @@ fn functions() -> NativeFunctions {
     functions.register("panic", |(): ()| -> () { panic!("no luck") }).unwrap();
     functions.register_async("later", |name: String| async move { format!("hello {name}") }).unwrap();
     functions.register_async("later_panic", |(): ()| async { panic!("no luck later") as () }).unwrap();
-    functions.register_raw("reverse", |bytes| Ok(bytes.iter().rev().copied().collect::<Vec<_>>().into())).unwrap();
+    functions
+        .register_raw("reverse", |bytes| Ok(bytes.iter().rev().copied().collect::<Vec<_>>().into()))
+        .unwrap();
     functions.register_raw("refuse", |_| Err(Failure::new("Refused", "I refuse"))).unwrap();
     functions
 }
@@ -78,7 +84,8 @@ async fn lost_tasks_are_attempted_again_as_often_as_they_allow() {
             async move { Ok::<_, Error>(Outcome::failed(&task, OutcomeKind::Lost, &lost)) }
         })
     };
-    let outcome = RetryLayer::new(RetryLost).layer(inner).oneshot(task(Function::native("f"), "")).await.unwrap();
+    let outcome =
+        RetryLayer::new(RetryLost).layer(inner).oneshot(task(Function::native("f"), "")).await.unwrap();
     assert_eq!((outcome.kind, outcome.attempt, calls.load(Ordering::Relaxed)), (OutcomeKind::Lost, 3, 3));
 }
 

@@ -6,9 +6,12 @@ use std::time::Duration;
 use funcx_core::contract::{Capacity, ExecutorEvent, PeerId};
 use funcx_core::message::{Hello, MAGIC, Message, ProtocolRange, Role, WireAttempt};
 use funcx_core::model::{
-    Function, FunctionKind, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick, Timestamp,
+    Function, FunctionKind, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
+    Timestamp,
 };
-use funcx_core::state::{DispatcherLimits, LaneId, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity};
+use funcx_core::state::{
+    DispatcherLimits, LaneId, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity,
+};
 use uuid::Uuid;
 
 fn at(millis: u64) -> Now {
@@ -36,7 +39,11 @@ fn config(uplink: Option<(u128, u64)>) -> NodeConfig {
 }
 
 fn task(id: u128) -> Task {
-    Task::new(TaskId::from_u128(id), Arc::new(TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1))), "x")
+    Task::new(
+        TaskId::from_u128(id),
+        Arc::new(TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1))),
+        "x",
+    )
 }
 
 fn outputs(node: &mut Node) -> Vec<NodeOutput> {
@@ -93,7 +100,9 @@ impl Pair {
             }
             for output in down {
                 match output {
-                    NodeOutput::Send(link, message) if link == self.link => self.lower.handle_message_above(message, now),
+                    NodeOutput::Send(link, message) if link == self.link => {
+                        self.lower.handle_message_above(message, now);
+                    }
                     NodeOutput::Authorize(link, _) => self.upper.admit(link, LaneId(0), now),
                     _ => {}
                 }
@@ -213,7 +222,11 @@ fn a_broken_connection_loses_nothing_and_runs_nothing_twice() {
         }
     }
     outputs(&mut pair.lower);
-    pair.lower.handle_executor(pair.executor, ExecutorEvent::Outcomes(vec![Outcome::returned(&task(1), "1")]), at(2));
+    pair.lower.handle_executor(
+        pair.executor,
+        ExecutorEvent::Outcomes(vec![Outcome::returned(&task(1), "1")]),
+        at(2),
+    );
     outputs(&mut pair.lower);
     pair.lower.handle_closed_above();
     pair.upper.handle_closed(pair.link, at(2));
@@ -317,7 +330,10 @@ fn garbage_from_above_closes_the_connection_and_loses_nothing() {
     let (mut lower, _) = lower(1, 77);
     lower.handle_connected_above(at(0));
     outputs(&mut lower);
-    lower.handle_message_above(Message::Cancel(vec![WireAttempt { task: TaskId::from_u128(1), number: 1 }]), at(0));
+    lower.handle_message_above(
+        Message::Cancel(vec![WireAttempt { task: TaskId::from_u128(1), number: 1 }]),
+        at(0),
+    );
     assert_eq!(said(&outputs(&mut lower)), ["close: unexpected Cancel"]);
     assert_eq!(lower.poll_timeout(), None);
 }
@@ -331,7 +347,11 @@ fn draining_finishes_what_is_here_and_then_leaves() {
     pair.lower.drain();
     let first = outputs(&mut pair.lower);
     assert_eq!(said(&first), ["Capacity"], "no more room");
-    pair.lower.handle_executor(pair.executor, ExecutorEvent::Outcomes(vec![Outcome::returned(&task(1), "1")]), at(1));
+    pair.lower.handle_executor(
+        pair.executor,
+        ExecutorEvent::Outcomes(vec![Outcome::returned(&task(1), "1")]),
+        at(1),
+    );
     for output in outputs(&mut pair.lower) {
         if let NodeOutput::SendUp(message) = output {
             pair.upper.handle_message(pair.link, message, at(1));

@@ -72,11 +72,13 @@ async fn measure(address: &str) -> Result<(), funcx_core::Error> {
     let mut listener = transports.listen(&address.parse()?).await?;
     let bound: Address = listener.address();
     let counter = Arc::new(Counter::default());
-    let (upper, _) = driver::start(config(false), Arc::clone(&counter) as _, None, |node: &mut Node<IdleFirst>| {
-        node.open_lane();
-    });
+    let (upper, _) =
+        driver::start(config(false), Arc::clone(&counter) as _, None, |node: &mut Node<IdleFirst>| {
+            node.open_lane();
+        });
     let above = Above { transports, address: bound };
-    let (lower, _) = driver::start::<IdleFirst>(config(true), Arc::new(Counter::default()), Some(above), |_| {});
+    let (lower, _) =
+        driver::start::<IdleFirst>(config(true), Arc::new(Counter::default()), Some(above), |_| {});
     upper.accept(listener.accept().await?);
     let (token, sink) = lower.executor_sink();
     let mut functions = NativeFunctions::new();
@@ -88,7 +90,11 @@ async fn measure(address: &str) -> Result<(), funcx_core::Error> {
     let spec = Arc::new(TaskSpec::new(function, IdentityId::from_u128(1)));
     let mut rates = Vec::new();
     for run in 0..RUNS {
-        let id = |n: usize| TaskId::from_u128(((run * TASKS + n) as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+        let id = |n: usize| {
+            TaskId::from_u128(
+                ((run * TASKS + n) as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835),
+            )
+        };
         let tasks: Vec<_> = (0..TASKS).map(|n| Task::new(id(n), Arc::clone(&spec), "")).collect();
         let began = Instant::now();
         let refused = upper.submit(LaneId(0), tasks).await?;

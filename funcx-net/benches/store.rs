@@ -44,8 +44,8 @@ fn main() {
             bench.report("accept", batch, committers, move |first| Write::Submit(submission(first, batch)));
         }
     }
-    bench.finish_rows();
     bench.page_row();
+    bench.finish_rows();
 }
 
 struct Bench {
@@ -110,7 +110,7 @@ impl Bench {
         }
     }
 
-    /// Reads the queue from where the unfinished tasks begin, page by page.
+    /// Reads the queue page by page, from the beginning again when it comes to the end.
     fn page_row(&self) {
         let begin = Instant::now();
         let (mut after, mut read) = (0, 0);

@@ -64,7 +64,8 @@ pub async fn run(options: DemoOptions) -> Result<ExitCode> {
     let mut signals = signal::Stop::new()?;
     println!("Starting a service, an endpoint and workers …");
     let began = Instant::now();
-    let fabric_options = FabricOptions { port: 0, data_dir: None, workers: options.workers, python: options.python.clone() };
+    let fabric_options =
+        FabricOptions { port: 0, data_dir: None, workers: options.workers, python: options.python.clone() };
     let fabric = Fabric::start(&fabric_options).await?;
     println!("Ready after {:.2} s at {}.\n", began.elapsed().as_secs_f64(), fabric.url());
     let shown = tokio::select! {
@@ -76,7 +77,8 @@ pub async fn run(options: DemoOptions) -> Result<ExitCode> {
 }
 
 async fn show(fabric: &Fabric, options: &DemoOptions) -> Result<()> {
-    let client = Client::builder().service(fabric.url()).token(Token::new(&fabric.credentials().token)?).build()?;
+    let client =
+        Client::builder().service(fabric.url()).token(Token::new(&fabric.credentials().token)?).build()?;
     let endpoint = fabric.credentials().endpoint_id;
 
     println!("Functions of every kind, each registered once:\n");
@@ -99,7 +101,8 @@ async fn show(fabric: &Fabric, options: &DemoOptions) -> Result<()> {
 
     println!("{} calls of one Python function at once, {POINTS} random points each:\n", options.calls);
     let bar = ProgressBar::new(options.calls).with_style(
-        ProgressStyle::with_template("  {bar:40} {pos}/{len} tasks, {per_sec}").context("the template is valid")?,
+        ProgressStyle::with_template("  {bar:40} {pos}/{len} tasks, {per_sec}")
+            .context("the template is valid")?,
     );
     let began = Instant::now();
     let mut running = FuturesUnordered::new();
@@ -113,7 +116,11 @@ async fn show(fabric: &Fabric, options: &DemoOptions) -> Result<()> {
     }
     bar.finish_and_clear();
     let estimate = 4.0 * inside as f64 / (options.calls * POINTS) as f64;
-    println!("  {} tasks in {:.2} s; pi is about {estimate:.4}\n", options.calls, began.elapsed().as_secs_f64());
+    println!(
+        "  {} tasks in {:.2} s; pi is about {estimate:.4}\n",
+        options.calls,
+        began.elapsed().as_secs_f64()
+    );
     ensure!((3.0..3.3).contains(&estimate), "that is not pi");
 
     println!("{ROUND_TRIPS} calls one after the other, and where the time went (milliseconds):\n");

@@ -82,7 +82,9 @@ impl Fabric {
         crate::worker::check_python(&options.python).await?;
         let temporary = match options.data_dir {
             Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("funcx-").tempdir().context("no temporary directory")?),
+            None => {
+                Some(tempfile::Builder::new().prefix("funcx-").tempdir().context("no temporary directory")?)
+            }
         };
         let data_dir = match (&options.data_dir, &temporary) {
             (Some(given), _) => std::path::absolute(given)?,
@@ -91,7 +93,11 @@ impl Fabric {
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], options.port));
         let service = RunningService::start(&ServiceOptions { listen, data_dir: data_dir.clone() }).await?;
-        let mut config = EndpointConfig { service: service.url(), python: options.python.clone(), ..EndpointConfig::default() };
+        let mut config = EndpointConfig {
+            service: service.url(),
+            python: options.python.clone(),
+            ..EndpointConfig::default()
+        };
         config.engine.max_workers_per_node = options.workers.and_then(std::num::NonZeroU32::new);
         let credentials = credentials(&service, &config, &data_dir).await?;
         let identity = EndpointIdentity {
@@ -141,7 +147,8 @@ impl Fabric {
     /// Waits until workers are there and the service knows it.
     async fn ready(&mut self) -> Result<()> {
         let mut status = self.endpoint.status();
-        let came_up = status.wait_for(|status| (status.connected && status.workers > 0) || status.problem.is_some());
+        let came_up =
+            status.wait_for(|status| (status.connected && status.workers > 0) || status.problem.is_some());
         let status = tokio::select! {
             status = came_up => status.context("the endpoint has ended")?.clone(),
             ended = self.endpoint.ended() => return Ok(ended?),
@@ -155,9 +162,14 @@ impl Fabric {
 }
 
 /// The credentials in the data directory, if they are still good; else new ones.
-async fn credentials(service: &RunningService, config: &EndpointConfig, data_dir: &Path) -> Result<Credentials> {
+async fn credentials(
+    service: &RunningService,
+    config: &EndpointConfig,
+    data_dir: &Path,
+) -> Result<Credentials> {
     let file = data_dir.join("credentials.json");
-    let known: Option<Credentials> = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let known: Option<Credentials> =
+        std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
     if let Some(known) = known {
         let credential = Credential::Bearer(known.token.clone());
         if service.authority().authenticate(&credential, wall_clock()).await.is_ok() {

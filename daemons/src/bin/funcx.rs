@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     let options = cli::Options::parse();
     logging::init(options.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let result = runtime.context("cannot start a runtime").and_then(|runtime| runtime.block_on(cli::run(options)));
+    let result =
+        runtime.context("cannot start a runtime").and_then(|runtime| runtime.block_on(cli::run(options)));
     exit::report("funcx", result)
 }

@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use funcx_core::model::{EndpointId, limit};
-use funcx_net::client::{Client, EndpointView, Token};
+use funcx_net::client::{Client, EndpointView, RetryPolicy, Token};
 
 use super::output::Output;
 use crate::endpoint::{HOME_VARIABLE, TOKEN_VARIABLE};
@@ -43,9 +43,18 @@ impl Common {
         Output::new(self.json)
     }
 
-    /// A client of the service.
+    /// A client for short questions: somebody waits for the answer, so it gives up soon.
     pub(super) fn client(&self) -> Result<Client> {
-        let builder = Client::builder().service(&self.service);
+        self.client_with(RetryPolicy { max_attempts: 3, ..RetryPolicy::default() })
+    }
+
+    /// A client for results that may take hours, in which the service may well be started anew.
+    pub(super) fn patient_client(&self) -> Result<Client> {
+        self.client_with(RetryPolicy { max_attempts: 30, ..RetryPolicy::default() })
+    }
+
+    fn client_with(&self, retry: RetryPolicy) -> Result<Client> {
+        let builder = Client::builder().service(&self.service).retry(retry);
         let builder = match self.token()? {
             Some(token) => builder.token(token),
             None => builder,
@@ -55,8 +64,8 @@ impl Common {
 
     fn token(&self) -> Result<Option<Token>> {
         if let Some(path) = &self.token_file {
-            let token = read_token(path)?;
-            return token.map(Some).with_context(|| format!("there is no {}", path.display()));
+            let missing = || Failed::new(Exit::Credentials, format!("there is no {}", path.display()));
+            return Ok(Some(read_token(path)?.ok_or_else(missing)?));
         }
         if let Some(secret) = env::var_os(TOKEN_VARIABLE).filter(|secret| !secret.is_empty()) {
             let Some(token) = secret.to_str().and_then(|secret| Token::new(secret).ok()) else {
@@ -92,7 +101,8 @@ fn read_token(path: &Path) -> Result<Option<Token>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|error| credentials(format!("cannot be read: {error}")))?,
     };
-    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+    let metadata = fs::metadata(path).map_err(|error| credentials(format!("cannot be read: {error}")))?;
+    let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let why = format!("is open to others (mode {mode:o}); say `chmod 600` and make a new token");
         return Err(credentials(why).into());
@@ -124,7 +134,7 @@ fn only_one(mut endpoints: Vec<EndpointView>) -> Result<EndpointView> {
         let names: Vec<_> = endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
         bail!(Failed::new(
             Exit::Usage,
-            format!("say --endpoint or FUNCX_ENDPOINT: you have several endpoints ({})", names.join(", "))
+            format!("say --endpoint or FUNCX_ENDPOINT_ID: you have several endpoints ({})", names.join(", "))
         ));
     }
     Ok(endpoints.remove(0))

@@ -30,7 +30,7 @@ Examples:
 Ctrl-C cancels the task; a second one stops waiting for it.")]
 pub struct Options {
     /// Endpoint, by id or name; needed if you have several
-    #[arg(long, short, env = "FUNCX_ENDPOINT", value_name = "ID or NAME")]
+    #[arg(long, short, env = "FUNCX_ENDPOINT_ID", value_name = "ID or NAME")]
     pub endpoint: Option<String>,
     /// Run a registered function; all words are its arguments
     #[arg(long, short, value_name = "ID", group = "what")]
@@ -81,16 +81,17 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
     if let Some(attempts) = options.max_attempts {
         call = call.with_max_attempts(attempts);
     }
-    let mut handle = client.submit(call).await?;
-    let id = handle.id().await?;
+    let mut stop = Stop::new()?;
+    let mut handle = common.patient_client()?.submit(call).await?;
     if options.no_wait {
+        let id = handle.id().await?;
         common.output().show(&json!({ "task_id": id, "function_id": function }), |_| id.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
     if !endpoint.connected {
-        print_aside(&format!("endpoint {} is not connected; task {id} waits for it", endpoint.name))?;
+        print_aside(&format!("endpoint {} is not connected; the task waits for it", endpoint.name))?;
     }
-    let task = outcome(&mut handle).await?;
+    let task = outcome(&mut handle, &mut stop).await?;
     ending::show(common.output(), &task, Some(kind))
 }
 
@@ -142,17 +143,17 @@ impl Options {
 }
 
 /// The outcome of a task, which Ctrl-C cancels.
-async fn outcome(handle: &mut TaskHandle) -> Result<TaskView> {
-    let mut stop = Stop::new()?;
+async fn outcome(handle: &mut TaskHandle, stop: &mut Stop) -> Result<TaskView> {
     tokio::select! {
         outcome = &mut *handle => return Ok(outcome?),
-        () = stop.wait() => {}
+        () = stop.wait() => print_aside("cancelling the task")?,
     }
-    let id = handle.id().await?;
-    print_aside(&format!("cancelling task {id}"))?;
-    handle.cancel().await?;
+    let cancelled = async {
+        handle.cancel().await?;
+        handle.await
+    };
     tokio::select! {
-        outcome = handle => Ok(outcome?),
-        () = stop.wait() => bail!("task {id} is being cancelled; `funcx task show {id}` says how it ended"),
+        outcome = cancelled => Ok(outcome?),
+        () = stop.wait() => bail!("gave up waiting; `funcx task list` says how the task ends"),
     }
 }

@@ -6,9 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use funcx_core::model::limit;
 use funcx_net::client::FunctionRegistration;
+
+use crate::exit::{Exit, Failed};
 
 /// `FILE.py` or `FILE.py:ENTRY` as a person writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,8 @@ impl Source {
         let text = read(&self.path)?;
         let entry = match &self.entry {
             Some(entry) => entry.clone(),
-            None => only_function(&text).with_context(|| self.path.display().to_string())?,
+            None => only_function(&text)
+                .map_err(|why| Failed::new(Exit::Usage, format!("{}: {why}", self.path.display())))?,
         };
         Ok(FunctionRegistration::python(entry, text))
     }
@@ -48,18 +51,17 @@ pub(super) fn is_identifier(word: &str) -> bool {
 fn read(path: &Path) -> Result<String> {
     let most = limit::MAX_FUNCTION_BYTES as u64;
     let mut text = String::new();
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    file.take(most + 1)
-        .read_to_string(&mut text)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let refused = |why: String| Failed::new(Exit::Usage, format!("cannot read {}: {why}", path.display()));
+    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
+    read.map_err(|error| refused(error.to_string()))?;
     if text.len() as u64 > most {
-        bail!("{} is longer than MAX_FUNCTION_BYTES ({most})", path.display());
+        return Err(refused(format!("it is longer than MAX_FUNCTION_BYTES ({most})")).into());
     }
     Ok(text)
 }
 
 /// The only function at the top level of some Python source whose name does not begin with `_`.
-fn only_function(text: &str) -> Result<String> {
+fn only_function(text: &str) -> Result<String, String> {
     let names: Vec<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("async def ").or_else(|| line.strip_prefix("def ")))
@@ -67,9 +69,9 @@ fn only_function(text: &str) -> Result<String> {
         .filter(|name| !name.is_empty() && !name.starts_with('_'))
         .collect();
     match names[..] {
-        [] => bail!("there is no function at the top level of the file"),
+        [] => Err("there is no function at the top level".to_owned()),
         [name] => Ok(name.to_owned()),
-        _ => bail!("which function is meant: {}? Say FILE.py:NAME", names.join(", ")),
+        _ => Err(format!("which function is meant: {}?", names.join(", "))),
     }
 }
 
@@ -99,7 +101,7 @@ mod tests {
         assert_eq!(only_function(one).unwrap(), "f");
         assert_eq!(only_function("async def g(): pass").unwrap(), "g");
         let several = only_function("def f(): pass\ndef g(): pass\n").unwrap_err();
-        assert!(several.to_string().contains("f, g"), "{several}");
+        assert!(several.contains("f, g"), "{several}");
         assert!(only_function("x = 1\n").is_err());
     }
 }

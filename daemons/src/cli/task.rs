@@ -90,7 +90,11 @@ async fn list(common: &Common, List { group, limit, after }: List) -> Result<Exi
 
 async fn result(common: &Common, id: TaskId, wait: bool) -> Result<ExitCode> {
     let client = common.client()?;
-    let task = if wait { client.wait(id).await? } else { client.task(id).await? };
+    // The first answer comes soon or not at all; after it the service may go away for a while.
+    let mut task = client.task(id).await?;
+    if wait && task.outcome.is_none() {
+        task = common.patient_client()?.wait(id).await?;
+    }
     let kind = match task.outcome {
         // Whether the value is the result of a command, which is shown as such, only the function says; it may be gone.
         Some(_) => client.function(task.function_id).await.ok().map(|function| function.kind),

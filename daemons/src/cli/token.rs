@@ -22,6 +22,7 @@ use super::common::{Common, token_path, user_directory};
 use super::output::{fields, print_aside, short, table};
 use super::run::duration;
 use crate::exit::{Exit, Failed};
+use crate::service::authority_file;
 
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
@@ -85,7 +86,7 @@ impl DataDirectory {
             bail!(Failed::new(Exit::Usage, "there is no home directory; say --data-dir"));
         };
         make_private_directory(&path)?;
-        Ok(LocalAuthority::open(path.join("auth.json"))?)
+        Ok(LocalAuthority::open(authority_file(&path))?)
     }
 }
 

@@ -6,6 +6,7 @@ use funcx_net::client::Arguments;
 use serde_json::{Map, Value};
 
 use super::source::is_identifier;
+use crate::exit::{Exit, Failed};
 
 /// The arguments that `words` stand for in a call of a function of this kind.
 ///
@@ -28,7 +29,7 @@ pub(super) fn arguments(kind: FunctionKind, words: &[String]) -> Result<Argument
                 match word.split_once('=').filter(|(name, _)| is_identifier(name)) {
                     Some((name, word)) => {
                         if kwargs.insert(name.to_owned(), value(word)).is_some() {
-                            bail!("`{name}` is given twice");
+                            bail!(Failed::new(Exit::Usage, format!("`{name}` is given twice")));
                         }
                     }
                     None => args.push(value(word)),
@@ -36,7 +37,10 @@ pub(super) fn arguments(kind: FunctionKind, words: &[String]) -> Result<Argument
             }
             Ok(Arguments::python(&args, &kwargs)?)
         }
-        kind => bail!("a {kind} function takes serialized arguments: call it with the Globus Compute SDK"),
+        kind => bail!(Failed::new(
+            Exit::Usage,
+            format!("a {kind} function takes serialized arguments: call it with the Globus Compute SDK")
+        )),
     }
 }
 

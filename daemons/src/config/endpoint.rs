@@ -67,7 +67,8 @@ pub struct EngineConfig {
     pub heartbeat_period: Duration,
     /// Silence after which a manager is given up.
     pub heartbeat_threshold: Duration,
-    /// How long a block without work is kept, beyond `min_blocks`.
+    /// How long a block without work is kept, beyond `min_blocks`. A file of Globus Compute that says
+    /// `idle_heartbeats_soft` instead means that many heartbeat periods: here blocks end then, and the endpoint stays.
     pub max_idletime: Duration,
     /// Where blocks come from.
     pub provider: ProviderConfig,

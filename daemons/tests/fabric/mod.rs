@@ -1,5 +1,7 @@
 //! A fabric of real processes for a test: `funcx-service` and `funcx-endpoint`, started as an operator starts them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
@@ -20,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A running fabric. Dropping it kills its processes.
-pub struct Fabric {
+pub(crate) struct Fabric {
     directory: TempDir,
     address: SocketAddr,
     token: String,
@@ -30,7 +32,7 @@ pub struct Fabric {
 
 impl Fabric {
     /// Starts a service, an endpoint named `faulty`, and a manager with this many workers.
-    pub async fn start(workers: u32) -> Self {
+    pub(crate) async fn start(workers: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Free now, and nobody else on this machine asks for it by number.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -51,32 +53,32 @@ impl Fabric {
     }
 
     /// A client of the service.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let token = Token::new(&self.token).unwrap();
         Client::builder().service(format!("http://{}", self.address)).token(token).build().unwrap()
     }
 
     /// Kills the service and starts it again on the same data.
-    pub async fn restart_service(&mut self) {
+    pub(crate) async fn restart_service(&mut self) {
         kill(self.service.id().unwrap());
         self.service.wait().await.unwrap();
         self.service = start_service(self.directory.path(), self.address);
     }
 
     /// Kills the endpoint and starts it again.
-    pub async fn restart_endpoint(&mut self) {
+    pub(crate) async fn restart_endpoint(&mut self) {
         kill(self.endpoint.id().unwrap());
         self.endpoint.wait().await.unwrap();
         self.endpoint = start_endpoint(self.directory.path(), &self.token);
     }
 
     /// The process of the manager.
-    pub fn manager(&self) -> u32 {
+    pub(crate) fn manager(&self) -> u32 {
         children(self.endpoint.id().unwrap())[0]
     }
 
     /// Stops everything politely, and finds that nothing is left.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let manager = self.manager();
         let mut family = vec![manager];
         family.extend(children(manager));
@@ -104,12 +106,12 @@ impl Fabric {
 }
 
 /// Ends a process as the kernel does when memory runs out.
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     signal(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
 }
 
 /// Child processes, oldest first.
-pub fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let list = std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default();
@@ -135,7 +137,18 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 
 async fn create_token(directory: &Path) -> String {
     let made = Command::new(env!("CARGO_BIN_EXE_funcx"))
-        .args(["token", "create", "--name", "alice", "--scope", "compute", "--scope", "endpoint", "--json", "--data-dir"])
+        .args([
+            "token",
+            "create",
+            "--name",
+            "alice",
+            "--scope",
+            "compute",
+            "--scope",
+            "endpoint",
+            "--json",
+            "--data-dir",
+        ])
         .arg(directory.join("data"))
         .output()
         .await

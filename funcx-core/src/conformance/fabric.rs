@@ -353,7 +353,7 @@ impl Fabric {
                 self.act(place);
             }
             Event::Ended { place, life, attempt, crashed } if self.is_alive(place, life) => {
-                self.ended(place, attempt, crashed)
+                self.ended(place, attempt, crashed);
             }
             Event::Committed { life, delivery, outcomes } if self.is_alive(0, life) => {
                 for outcome in outcomes {

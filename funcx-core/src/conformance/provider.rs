@@ -71,7 +71,10 @@ async fn jobs_end_as_they_should(provider: &dyn Provider, samples: &Samples) {
         "not one entry per job"
     );
     assert!(provider.status(&[]).await.expect("asking for nothing is no error").is_empty());
-    provider.cancel(std::slice::from_ref(&succeeds)).await.expect("cancelling a job that has ended is no error");
+    provider
+        .cancel(std::slice::from_ref(&succeeds))
+        .await
+        .expect("cancelling a job that has ended is no error");
     assert_eq!(
         status(provider, &succeeds).await.state,
         JobState::Completed,

@@ -145,15 +145,20 @@ impl hash::Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, word: u64) {
-        // An odd multiplier (2^64 / golden ratio) spreads ids that differ in few bits, such as the counted
-        // ids of tests, over the high bits that the table looks at.
-        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // Both halves of the product (by an odd number, 2^64 over the golden ratio) depend on all bits: ids that differ
+        // in few bits, such as the counted ids of tests, are spread as well as random ones.
+        let product = u128::from(self.0.rotate_left(23) ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
     }
 
     fn write_usize(&mut self, _length: usize) {}
 
     fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
+        self.0
     }
 }
 
@@ -165,6 +170,20 @@ mod tests {
     fn text_that_is_no_id_is_named_in_the_error() {
         let error = "frog".parse::<TaskId>().unwrap_err();
         assert_eq!(error.to_string(), "`frog` is not a task id (a UUID is wanted)");
+    }
+
+    #[test]
+    fn counted_ids_do_not_share_a_bucket() {
+        let hash = |id: u128| {
+            let mut hasher = IdHasher::default();
+            hash::Hash::hash(&TaskId::from_u128(id), &mut hasher);
+            hash::Hasher::finish(&hasher)
+        };
+        for shift in [0, 32, 64, 96] {
+            let buckets: std::collections::BTreeSet<u64> =
+                (1..=1024).map(|n| hash(n << shift) % 1024).collect();
+            assert!(buckets.len() > 500, "{} buckets for ids counted from bit {shift}", buckets.len());
+        }
     }
 
     #[test]

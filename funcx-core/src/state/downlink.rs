@@ -135,7 +135,7 @@ impl Downlink {
             }
             (State::Open, Message::Outcomes(batch)) => self.events.push_back(DownlinkEvent::Outcomes(batch)),
             (State::Open, Message::TaskEvents(events)) => {
-                self.events.push_back(DownlinkEvent::Started(events))
+                self.events.push_back(DownlinkEvent::Started(events));
             }
             (State::Open, Message::Report(report)) => self.events.push_back(DownlinkEvent::Report(report)),
             (State::Open, Message::Pong(_)) => {}

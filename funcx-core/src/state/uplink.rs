@@ -146,7 +146,7 @@ impl Uplink {
                 self.open();
             }
             (State::Greeting, Message::Refused(refused)) => {
-                self.events.push_back(UplinkEvent::Refused(refused))
+                self.events.push_back(UplinkEvent::Refused(refused));
             }
             (State::Open, Message::Ping(token)) => self.messages.push_back(Message::Pong(token)),
             (State::Open, Message::OutcomesAcked(through)) => self.acknowledged(through),

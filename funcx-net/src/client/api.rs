@@ -1,6 +1,6 @@
 //! One request to the service and its answer: addresses, retries, errors.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, net::IpAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use funcx_core::model::{Retry, limit};
@@ -61,7 +61,12 @@ impl Api {
         if url.scheme() != "http" || url.cannot_be_a_base() {
             return Err(refused("it does not begin with http://").with_context("service", url));
         }
-        let client = reqwest::Client::builder()
+        let builder = match is_on_this_machine(&url) {
+            // A site's proxy leads away from here.
+            true => reqwest::Client::builder().no_proxy(),
+            false => reqwest::Client::builder(),
+        };
+        let client = builder
             .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("funcx/", env!("CARGO_PKG_VERSION")))
@@ -248,6 +253,12 @@ impl Api {
     }
 }
 
+fn is_on_this_machine(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
 /// Why one attempt failed, and whether the service may have done what was asked nevertheless.
 struct Attempt {
     error: Error,
@@ -387,6 +398,19 @@ mod tests {
             error.to_string(),
             "cannot submit tasks: the service says: no endpoint e1 (status: 404, code: ENDPOINT_NOT_FOUND)"
         );
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_known() {
+        for (address, here) in [
+            ("http://localhost:5000", true),
+            ("http://127.0.0.2", true),
+            ("http://[::1]:5000", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example", false),
+        ] {
+            assert_eq!(is_on_this_machine(&Url::parse(address).unwrap()), here, "{address}");
+        }
     }
 
     #[test]

@@ -26,11 +26,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 const OPERATION: &str = "stream outcomes";
 
-/// The outcomes of a task group: those there are already, in any order, then those that come, as they come. The stream has
-/// no end, because a group can always get more tasks.
+/// The outcomes of a task group in the order in which the service had them: those there are already, then those that
+/// come. The stream has no end, because a group can always get more tasks.
 ///
-/// A connection that breaks is opened again where it ended. Every outcome is told at least once; those that came shortly
-/// before a break may come again. After an `Err` the stream can be polled on: it tries anew.
+/// A connection that breaks is opened again where it ended. After an `Err` the stream can be polled on: it tries anew.
 ///
 /// **Bounds.** One outcome is read ahead; what is not polled waits in the connection and then at the service.
 ///

@@ -182,9 +182,9 @@ impl Session {
     fn on_outcome(&mut self, outcome: Result<TaskView>) {
         match outcome {
             Ok(outcome) => match self.told.remove(&outcome.task_id) {
-                Some(tell) => {
-                    let _ = tell.map(|tell| tell.send(Ok(outcome)));
-                }
+                // One who has stopped waiting is not told.
+                Some(Some(tell)) => drop(tell.send(Ok(outcome))),
+                Some(None) => {}
                 None if !self.requests.is_empty() => {
                     self.early.insert(outcome.task_id, outcome);
                 }
@@ -195,8 +195,9 @@ impl Session {
             // again with the next call.
             Err(error) => {
                 for (id, tell) in &mut self.told {
-                    let error = again(&error).with_context("task", id);
-                    let _ = tell.take().map(|tell| tell.send(Err(error)));
+                    if let Some(tell) = tell.take() {
+                        drop(tell.send(Err(again(&error).with_context("task", id))));
+                    }
                 }
                 self.cursor = self.outcomes.take().and_then(|outcomes| outcomes.cursor().map(str::to_owned));
             }

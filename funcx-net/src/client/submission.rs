@@ -7,8 +7,7 @@ use super::api::{Api, Repeat};
 use super::call::{Arguments, CallTarget};
 use crate::http::wire::{Calls, SubmitAnswer, SubmitRequest};
 
-/// Bytes of calls that the service has not accepted yet, per client. Each call counts its arguments and
-/// [`CALL_BYTES`].
+/// Bytes of calls that the service has not accepted yet, per client. Each call counts its arguments and one KiB.
 pub const QUEUE_BYTES: usize = 256 << 20;
 
 const _: () = assert!(QUEUE_BYTES <= u32::MAX as usize, "permits of a semaphore are counted in 32 bits");

@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use funcx_core::contract::{Connection, Executor, ExecutorEvent, ExecutorSink, IdleFirst, PeerId, PlacementPolicy};
+use funcx_core::contract::{
+    Connection, Executor, ExecutorEvent, ExecutorSink, IdleFirst, PeerId, PlacementPolicy,
+};
 use funcx_core::message::{Hello, Message, Refused};
 use funcx_core::model::{AttemptId, FunctionKind, Now, Outcome, Task, TaskId, Tick, Timestamp};
 use funcx_core::state::{DeliveryId, LaneId, LinkId, Node, NodeConfig, NodeOutput, PeerInfo};
@@ -165,7 +167,10 @@ impl<P: PlacementPolicy + Default> NodeHandle<P> {
     ///
     /// # Errors
     /// `Unavailable` if the node has stopped.
-    pub async fn with<R: Send + 'static>(&self, action: impl FnOnce(&mut Node<P>, Now) -> R + Send + 'static) -> Result<R> {
+    pub async fn with<R: Send + 'static>(
+        &self,
+        action: impl FnOnce(&mut Node<P>, Now) -> R + Send + 'static,
+    ) -> Result<R> {
         let (answer, answered) = oneshot::channel();
         let command: Command<P> = Box::new(move |node, now| {
             // Nobody waits for the answer if the caller's future was dropped.
@@ -240,7 +245,9 @@ impl Clock {
 
 /// The wall clock now.
 pub fn wall_clock() -> Timestamp {
-    Timestamp::from_nanos(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64))
+    Timestamp::from_nanos(
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64),
+    )
 }
 
 struct Driver<P> {
@@ -320,7 +327,12 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 self.next_link += 1;
                 let (outgoing, to_send) = mpsc::unbounded_channel();
                 self.links.insert(link, outgoing);
-                self.connections.spawn(connection::run_below(connection, link, to_send, self.received_by.clone()));
+                self.connections.spawn(connection::run_below(
+                    connection,
+                    link,
+                    to_send,
+                    self.received_by.clone(),
+                ));
                 self.node.handle_accepted(link, now);
             }
             Input::Attach { token, kinds, executor, lane } => {

@@ -48,7 +48,9 @@ impl Above {
                         pause = FIRST_PAUSE;
                     }
                 }
-                Ok(Err(error)) => tracing::debug!(address = %self.address, %error, "cannot reach the node above"),
+                Ok(Err(error)) => {
+                    tracing::debug!(address = %self.address, %error, "cannot reach the node above");
+                }
                 Err(_) => tracing::debug!(address = %self.address, "the node above does not answer"),
             }
             tokio::select! {

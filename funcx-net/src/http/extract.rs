@@ -1,6 +1,6 @@
 //! What handlers take out of requests: who asks, what for, and the body, with our own words for what is wrong.
 
-use std::{borrow::Cow, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
 
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -55,11 +55,10 @@ impl FromRequestParts<App> for Caller {
 /// What follows this scheme in the `Authorization` header.
 pub(super) fn authorization<'a>(headers: &'a HeaderMap, scheme: &str) -> Result<Option<&'a str>> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let value = value
-        .to_str()
-        .ok()
-        .filter(|value| value.len() <= limit::MAX_TEXT_BYTES)
-        .ok_or_else(|| ApiError::unauthenticated("the Authorization header is not readable text of a sensible length"))?;
+    let value =
+        value.to_str().ok().filter(|value| value.len() <= limit::MAX_TEXT_BYTES).ok_or_else(|| {
+            ApiError::unauthenticated("the Authorization header is not readable text of a sensible length")
+        })?;
     let (named, rest) = value.split_once(' ').unwrap_or((value, ""));
     Ok(named.eq_ignore_ascii_case(scheme).then(|| rest.trim()))
 }
@@ -163,10 +162,12 @@ impl FromRequest<App> for RawBody {
 async fn read(request: Request, app: &App) -> Result<(Bytes, (BodyPermit, usize))> {
     let limit = app.service.config().body_bytes;
     let too_large = || {
-        let message = format!("the request body is larger than {limit} bytes (limit body_bytes); split the request");
+        let message =
+            format!("the request body is larger than {limit} bytes (limit body_bytes); split the request");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
     };
-    let stated = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let stated =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if stated.is_some_and(|stated: usize| stated > limit) {
         return Err(too_large());
     }
@@ -176,14 +177,18 @@ async fn read(request: Request, app: &App) -> Result<(Bytes, (BodyPermit, usize)
         false => {
             let units = expected.div_ceil(BODY_UNIT_BYTES) as u32;
             let permit = Arc::clone(&app.bodies).try_acquire_many_owned(units);
-            Some(permit.map_err(|_| ApiError::busy("the service is reading as many large requests as it can"))?)
+            Some(
+                permit
+                    .map_err(|_| ApiError::busy("the service is reading as many large requests as it can"))?,
+            )
         }
     };
     let mut pieces = request.into_body().into_data_stream();
-    let mut body = BytesMut::with_capacity(stated.unwrap_or(0).min(LARGE_BODY_BYTES));
+    let mut body = BytesMut::new();
     let mut whole: Option<Bytes> = None;
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| ApiError::malformed(format!("cannot read the request body: {error}")))?;
+        let piece =
+            piece.map_err(|error| ApiError::malformed(format!("cannot read the request body: {error}")))?;
         if body.len() + whole.as_ref().map_or(0, Bytes::len) + piece.len() > limit {
             return Err(too_large());
         }
@@ -192,6 +197,7 @@ async fn read(request: Request, app: &App) -> Result<(Bytes, (BodyPermit, usize)
             None if body.is_empty() => whole = Some(piece),
             first => {
                 if let Some(first) = first {
+                    body.reserve(stated.unwrap_or(0).min(LARGE_BODY_BYTES));
                     body.extend_from_slice(&first);
                 }
                 body.extend_from_slice(&piece);
@@ -211,25 +217,26 @@ async fn off_thread<T: Send + 'static>(
     if bytes < LARGE_BODY_BYTES {
         return work();
     }
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "cannot read the request body"))?
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "cannot read the request body")
+    })?
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    // The parser that knows the path to each field is slower, so it is asked only what is wrong.
-    serde_json::from_slice(bytes).or_else(|error| {
-        let Err(rejection) = Json::<T>::from_bytes(bytes) else {
-            return Err(ApiError::malformed(error.to_string()));
+    serde_json::from_slice(bytes).map_err(|error| {
+        // The parser that knows the path to each field is slower, so it is asked only what is wrong.
+        let text = match Json::<T>::from_bytes(bytes) {
+            Err(rejection) => rejection.body_text(),
+            Ok(_) => error.to_string(),
         };
-        let text = rejection.body_text();
-        let text = text.split_once(": ").map_or(Cow::Borrowed(&*text), |(_, rest)| Cow::Borrowed(rest));
+        // Before the first colon stands that JSON is wanted, in the words of somebody else.
+        let place = text.split_once(": ").map_or(&*text, |(_, rest)| rest);
         match error.classify() {
             serde_json::error::Category::Data => {
-                let message = format!("the request body does not have the right form: {text}");
-                Err(ApiError::new(StatusCode::BAD_REQUEST, "REQUEST_KEY_ERROR", message))
+                let message = format!("the request body does not have the right form: {place}");
+                ApiError::new(StatusCode::BAD_REQUEST, "REQUEST_KEY_ERROR", message)
             }
-            _ => Err(ApiError::malformed(format!("the request body is not JSON: {text}"))),
+            _ => ApiError::malformed(format!("the request body is not JSON: {place}")),
         }
     })
 }
@@ -242,7 +249,10 @@ mod tests {
     fn a_trace_is_taken_from_a_wellformed_header_only() {
         let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let trace = traceparent(text).unwrap();
-        assert_eq!((trace.trace_id, trace.span_id, trace.flags), (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7, 1));
+        assert_eq!(
+            (trace.trace_id, trace.span_id, trace.flags),
+            (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7, 1)
+        );
         for wrong in ["", "00", &text[..54], &text.replace('4', "g"), &text.replacen("00", "ff", 1)] {
             assert_eq!(traceparent(wrong), None, "{wrong}");
         }

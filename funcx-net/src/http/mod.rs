@@ -52,8 +52,10 @@ struct Description;
 /// All routes of a service.
 pub fn router(service: Arc<Service>) -> Router {
     let app = App::new(service);
-    let (router, description) =
-        OpenApiRouter::with_openapi(Description::openapi()).merge(globus::routes()).merge(own::routes()).split_for_parts();
+    let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .merge(globus::routes())
+        .merge(own::routes())
+        .split_for_parts();
     let description = Arc::new(described(description));
     router
         .route("/openapi.json", get(openapi).with_state(description))
@@ -93,7 +95,9 @@ async fn traced(State(requests): State<Arc<AtomicU64>>, request: Request, next: 
     let span = tracing::debug_span!("request", number, method = %request.method(), route);
     let began = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
-    span.in_scope(|| tracing::debug!(status = response.status().as_u16(), elapsed = ?began.elapsed(), "answered"));
+    span.in_scope(
+        || tracing::debug!(status = response.status().as_u16(), elapsed = ?began.elapsed(), "answered"),
+    );
     response.headers_mut().insert("x-request-id", HeaderValue::from(number));
     response
 }

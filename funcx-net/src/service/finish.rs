@@ -9,11 +9,15 @@ use funcx_core::model::{Outcome, TaskId};
 use super::Service;
 use super::lane::{FIRST_PAUSE, LONGEST_PAUSE, Lane};
 use super::publish::{Finished, Origin};
+use super::tasks::READ_TASKS;
 use crate::driver::wall_clock;
 
 impl Service {
     /// Makes outcomes of the dispatcher safe, however long that takes. The commit is called before this returns.
-    pub(super) fn finish(self: Arc<Self>, outcomes: Vec<Outcome>) -> impl Future<Output = ()> + Send + 'static {
+    pub(super) fn finish(
+        self: Arc<Self>,
+        outcomes: Vec<Outcome>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let begun = (!outcomes.is_empty()).then(|| {
             let (ticket, records) = self.publisher.stamp(outcomes, wall_clock());
             let committed = self.store.commit(vec![Write::Finish(records.clone())]);
@@ -87,18 +91,22 @@ impl Service {
         if missing.is_empty() || !self.publisher.is_followed() {
             return origins;
         }
-        let ids: Vec<TaskId> = missing.iter().map(|index| records[*index].outcome.task).collect();
-        match self.store.tasks(&ids).await {
-            Ok(found) => {
-                for (index, task) in missing.into_iter().zip(found) {
-                    origins[index] = task.map(|task| {
-                        let (endpoint, group, function) = (task.endpoint, task.group, task.function);
-                        Arc::new(Origin { endpoint, group, function, spec: task.spec, accepted: task.accepted })
-                    });
+        for part in missing.chunks(READ_TASKS) {
+            let ids: Vec<TaskId> = part.iter().map(|index| records[*index].outcome.task).collect();
+            let found = match self.store.tasks(&ids).await {
+                Ok(found) => found,
+                Err(error) => {
+                    // Followers will be told to look for themselves.
+                    tracing::warn!(%error, "cannot read which groups finished tasks belong to");
+                    break;
                 }
+            };
+            for (index, task) in part.iter().zip(found) {
+                origins[*index] = task.map(|task| {
+                    let (endpoint, group, function) = (task.endpoint, task.group, task.function);
+                    Arc::new(Origin { endpoint, group, function, spec: task.spec, accepted: task.accepted })
+                });
             }
-            // Followers will be told to look for themselves.
-            Err(error) => tracing::warn!(%error, "cannot read which groups finished tasks belong to"),
         }
         origins
     }

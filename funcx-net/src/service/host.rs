@@ -45,11 +45,11 @@ impl NodeHost for Host {
         match notice {
             NodeNotice::PeerUp(info) => {
                 tracing::info!(endpoint = %info.node, name = info.name, software = info.software, "endpoint connected");
-                service.set_online(EndpointId::from(info.node), true);
+                service.set_connected(EndpointId::from(info.node), true);
             }
             NodeNotice::PeerDown(info) => {
                 tracing::info!(endpoint = %info.node, name = info.name, "endpoint disconnected");
-                service.set_online(EndpointId::from(info.node), false);
+                service.set_connected(EndpointId::from(info.node), false);
             }
             NodeNotice::OpenedAbove | NodeNotice::RefusedAbove(_) | NodeNotice::Drained => {}
         }
@@ -74,8 +74,7 @@ impl Service {
         let record = self.endpoint(&principal, endpoint, Action::Serve).await?;
         self.check_lock(endpoint)?;
         let lane = self.lane(record.id).await?;
-        lane.set_online(self, true);
-        lane.load(self).await?;
+        lane.prepare(self).await?;
         Ok(lane.id)
     }
 }

@@ -54,6 +54,9 @@ struct State {
     window_tasks: usize,
     window_bytes: usize,
     unfinished: u64,
+    /// Whether the endpoint is there, as far as its connection says.
+    connected: bool,
+    /// Whether tasks are loaded: from the moment the endpoint asks to be let in until it is gone.
     online: bool,
     loading: bool,
     closed: bool,
@@ -103,6 +106,7 @@ impl Lane {
             window_tasks: 0,
             window_bytes: 0,
             unfinished,
+            connected: false,
             online: false,
             loading: false,
             closed: false,
@@ -116,15 +120,24 @@ impl Lane {
     }
 
     /// Whether the endpoint is connected.
-    pub(super) fn is_online(&self) -> bool {
-        self.state.lock().online
+    pub(super) fn is_connected(&self) -> bool {
+        self.state.lock().connected
     }
 
     /// The endpoint has come or gone. While it is away its tasks stay in the store.
-    pub(super) fn set_online(self: &Arc<Self>, service: &Arc<Service>, online: bool) {
+    pub(super) fn set_connected(self: &Arc<Self>, service: &Arc<Service>, connected: bool) {
         let mut state = self.state.lock();
-        state.online = online;
+        (state.connected, state.online) = (connected, connected);
         self.wake(service, &mut state);
+    }
+
+    /// The endpoint asks to be let in. Resolves when the window is full or everything is loaded.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn prepare(self: &Arc<Self>, service: &Arc<Service>) -> Result<()> {
+        self.state.lock().online = true;
+        self.load(service).await
     }
 
     /// Gives tasks their sequence numbers and calls `commit` with the first one; the order of numbers is the order of
@@ -144,7 +157,8 @@ impl Lane {
             return Err(Error::new(ErrorKind::NotFound, "submit tasks", "the endpoint is being deleted"));
         }
         if state.unfinished + count > bound {
-            let message = "the endpoint has as many unfinished tasks as it may (service setting `endpoint_tasks`)";
+            let message =
+                "the endpoint has as many unfinished tasks as it may (service setting `endpoint_tasks`)";
             return Err(Error::new(ErrorKind::LimitExceeded, "submit tasks", message)
                 .with_context("unfinished", state.unfinished)
                 .with_context("limit", bound)
@@ -154,7 +168,8 @@ impl Lane {
         state.next_sequence += count;
         state.unfinished += count;
         let committed = commit(first);
-        let tasks = (first..).zip(tasks).map(|(sequence, (task, origin))| Arriving { sequence, task, origin });
+        let tasks =
+            (first..).zip(tasks).map(|(sequence, (task, origin))| Arriving { sequence, task, origin });
         let arrival = Arrival { first, last: first + count - 1, tasks: tasks.collect(), committed: None };
         state.arriving.push_back(arrival);
         Ok((first, committed))
@@ -187,7 +202,7 @@ impl Lane {
     /// Loads from the store until the window is full or nothing is left there.
     ///
     /// **Cancellation.** Dropping the future leaves the rest in the store.
-    pub(super) async fn load(self: &Arc<Self>, service: &Arc<Service>) -> Result<()> {
+    async fn load(self: &Arc<Self>, service: &Arc<Service>) -> Result<()> {
         let _loader = self.loader.lock().await;
         loop {
             let (after, through, tasks, bytes) = {
@@ -216,28 +231,39 @@ impl Lane {
         reason: &Failure,
     ) -> Result<usize> {
         let _loader = self.loader.lock().await;
-        let Parted { loaded, tail, mut unloaded } = self.part(tasks);
-        let found = match loaded.is_empty() {
+        let Parted { loaded, tail, arriving } = self.part(tasks);
+        let mut found = match loaded.is_empty() {
             true => 0,
             false => service.node.cancel(loaded).await?,
         };
-        if !tail.is_empty() {
+        let cancelled = |task: &Task| Outcome::failed(task, OutcomeKind::Cancelled, reason);
+        if !arriving.is_empty() {
+            // Nobody else will hand these in any more, so their end must not be given up.
+            Arc::clone(service).finish(arriving.iter().map(cancelled).collect()).await;
+            found += self.ended(arriving.len());
+        }
+        let mut ended = Vec::new();
+        for part in tail.chunks(READ_TASKS) {
             // Read again under the lock: somebody else may have cancelled them meanwhile.
-            for part in tail.chunks(READ_TASKS) {
-                let records = service.store.tasks(part).await?.into_iter().flatten();
-                unloaded.extend(records.filter(|record| record.outcome.is_none()).map(unloaded_task));
-            }
+            let records = service.store.tasks(part).await?.into_iter().flatten();
+            ended.extend(records.filter(|record| record.outcome.is_none()).map(unloaded));
         }
-        if unloaded.is_empty() {
-            return Ok(found);
+        if !ended.is_empty() {
+            let outcomes = ended.iter().map(|(task, _)| cancelled(task)).collect();
+            let count = ended.len();
+            service
+                .finish_unloaded(outcomes, ended.into_iter().map(|(_, origin)| Some(origin)).collect())
+                .await?;
+            found += self.ended(count);
         }
-        let count = unloaded.len();
-        let outcomes = unloaded.iter().map(|(task, _)| Outcome::failed(task, OutcomeKind::Cancelled, reason)).collect();
-        let origins = unloaded.into_iter().map(|(_, origin)| Some(origin)).collect();
-        service.finish_unloaded(outcomes, origins).await?;
+        Ok(found)
+    }
+
+    /// So many tasks have ended that were not in the dispatcher.
+    fn ended(&self, tasks: usize) -> usize {
         let mut state = self.state.lock();
-        state.unfinished = state.unfinished.saturating_sub(count as u64);
-        Ok(found + count)
+        state.unfinished = state.unfinished.saturating_sub(tasks as u64);
+        tasks
     }
 
     /// Ends every task of the endpoint and takes no more.
@@ -274,7 +300,7 @@ impl Lane {
     /// Where these tasks are. Those that are being accepted are taken out of what will be handed in.
     fn part(&self, tasks: Vec<(TaskId, u64)>) -> Parted {
         let mut state = self.state.lock();
-        let mut parted = Parted { loaded: Vec::new(), tail: Vec::new(), unloaded: Vec::new() };
+        let mut parted = Parted { loaded: Vec::new(), tail: Vec::new(), arriving: Vec::new() };
         let mut arriving: IdMap<TaskId, ()> = IdMap::default();
         for (id, sequence) in tasks {
             if sequence <= state.loaded_through {
@@ -287,9 +313,8 @@ impl Lane {
         }
         if !arriving.is_empty() {
             for arrival in &mut state.arriving {
-                let wanted = |arriving_task: &mut Arriving| arriving.contains_key(&arriving_task.task.id);
-                let taken = arrival.tasks.extract_if(.., wanted);
-                parted.unloaded.extend(taken.map(|taken| (taken.task, taken.origin)));
+                let taken = arrival.tasks.extract_if(.., |one| arriving.contains_key(&one.task.id));
+                parted.arriving.extend(taken.map(|taken| taken.task));
             }
         }
         parted
@@ -416,10 +441,11 @@ struct Parted {
     /// In the store only.
     tail: Vec<TaskId>,
     /// Nowhere any more: they were on their way into the dispatcher.
-    unloaded: Vec<(Task, Arc<Origin>)>,
+    arriving: Vec<Task>,
 }
 
-fn unloaded_task(record: TaskRecord) -> (Task, Arc<Origin>) {
+/// A task of the tail.
+fn unloaded(record: TaskRecord) -> (Task, Arc<Origin>) {
     let TaskRecord { id, endpoint, group, function, spec, accepted, .. } = record;
     let mut task = Task::new(id, Arc::clone(&spec), Bytes::new());
     task.stamps.set(Hop::Accepted, accepted);

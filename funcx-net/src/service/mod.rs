@@ -32,8 +32,12 @@ use std::{
     time::Duration,
 };
 
-use funcx_core::contract::{Authority, Connection, Credential, EndpointRecord, FunctionRecord, Principal, TaskStore};
-use funcx_core::model::{EndpointId, FunctionId, Hop, IdMap, IdentityId, TaskGroupId, TaskId, Timestamp, limit};
+use funcx_core::contract::{
+    Authority, Connection, Credential, EndpointRecord, FunctionRecord, Principal, TaskStore,
+};
+use funcx_core::model::{
+    EndpointId, FunctionId, Hop, IdMap, IdentityId, TaskGroupId, TaskId, Timestamp, limit,
+};
 use funcx_core::state::{DispatcherLimits, LinkPolicy, NodeConfig};
 use funcx_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -179,7 +183,10 @@ struct Tracked {
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("config", &self.config).field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Service")
+            .field("config", &self.config)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -210,7 +217,8 @@ impl Service {
         };
         Ok(Arc::new_cyclic(|weak: &Weak<Self>| {
             let (node, running) = driver::start(node, Arc::new(Host(weak.clone())), None, |_| {});
-            let repeats = Repeats::new(config.keep_answers);
+            // A refusal is not kept: the next try may fare better.
+            let repeats = Repeats::new(config.keep_answers, |answer: &SharedAnswer| answer.is_ok());
             Self {
                 config,
                 store,
@@ -220,7 +228,7 @@ impl Service {
                 stopping: CancellationToken::new(),
                 lanes: Mutex::default(),
                 tracked: Mutex::default(),
-                publisher: Arc::default(),
+                publisher: Arc::new(Publisher::starting(wall_clock())),
                 repeats,
                 functions: Cache::new(CACHED_FUNCTIONS, CACHED_FUNCTION_BYTES),
                 endpoints: Cache::new(CACHED_ENDPOINTS, CACHED_ENDPOINT_BYTES),
@@ -280,9 +288,9 @@ impl Service {
         self.lanes.lock().get(&endpoint)?.get().cloned()
     }
 
-    fn set_online(self: &Arc<Self>, endpoint: EndpointId, online: bool) {
+    fn set_connected(self: &Arc<Self>, endpoint: EndpointId, connected: bool) {
         if let Some(lane) = self.open_lane(endpoint) {
-            lane.set_online(self, online);
+            lane.set_connected(self, connected);
         }
     }
 }

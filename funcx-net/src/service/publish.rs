@@ -73,6 +73,12 @@ struct Subscriber {
 pub(super) struct Ticket(u64);
 
 impl Publisher {
+    /// A publisher that starts at `now`: what is in the store already has earlier times.
+    pub(super) fn starting(now: Timestamp) -> Self {
+        let state = State { last_stamp: now.as_nanos(), published: now.as_nanos(), ..State::default() };
+        Self { state: Mutex::new(state) }
+    }
+
     /// Gives outcomes their times: about `now`, each later than all before.
     pub(super) fn stamp(&self, outcomes: Vec<Outcome>, now: Timestamp) -> (Ticket, Vec<OutcomeRecord>) {
         let mut state = self.state.lock();
@@ -224,7 +230,10 @@ impl Subscription {
     /// The next outcome; `None` once some could not be kept for this subscriber.
     pub(super) async fn next(&mut self) -> Option<Arc<TaskRecord>> {
         let next = self.outcomes.recv().await;
-        debug_assert!(next.is_some() || self.lagged.load(Ordering::Acquire), "only lagging ends a subscription");
+        debug_assert!(
+            next.is_some() || self.lagged.load(Ordering::Acquire),
+            "only lagging ends a subscription"
+        );
         next
     }
 }
@@ -238,5 +247,97 @@ impl Drop for Subscription {
                 state.groups.remove(&self.group);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use funcx_core::model::{Function, IdentityId, Task};
+    use futures::FutureExt;
+
+    const GROUP: TaskGroupId = TaskGroupId::from_u128(1);
+
+    fn origin() -> Arc<Origin> {
+        let spec = Arc::new(TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1)));
+        let (endpoint, function) = (EndpointId::from_u128(1), FunctionId::from_u128(1));
+        Arc::new(Origin { endpoint, group: GROUP, function, spec, accepted: Timestamp::UNSET })
+    }
+
+    fn outcome(task: u128) -> Outcome {
+        Outcome::returned(&Task::new(TaskId::from_u128(task), Arc::clone(&origin().spec), ""), "")
+    }
+
+    fn finished(records: Vec<OutcomeRecord>) -> Vec<Finished> {
+        records.into_iter().map(|outcome| Finished { outcome, origin: Some(origin()) }).collect()
+    }
+
+    fn told(subscription: &mut Subscription) -> Vec<u128> {
+        let next = || subscription.next().now_or_never().flatten();
+        std::iter::from_fn(next).map(|record| record.id.as_u128()).collect()
+    }
+
+    #[test]
+    fn times_grow_even_if_the_clock_does_not() {
+        let publisher = Arc::new(Publisher::default());
+        let now = Timestamp::from_nanos(100);
+        let (first, records) = publisher.stamp(vec![outcome(1), outcome(2)], now);
+        let (second, later) = publisher.stamp(vec![outcome(3)], Timestamp::from_nanos(50));
+        let times: Vec<u64> =
+            records.iter().chain(&later).map(|record| record.completed.as_nanos()).collect();
+        assert_eq!(times, [100, 101, 102]);
+        publisher.publish(first, Vec::new());
+        publisher.publish(second, Vec::new());
+        assert_eq!(publisher.subscribe(GROUP).from, 102);
+    }
+
+    #[test]
+    fn what_an_earlier_service_has_stored_is_looked_for_in_the_store() {
+        let publisher = Arc::new(Publisher::starting(Timestamp::from_nanos(100)));
+        assert_eq!(publisher.subscribe(GROUP).from, 100);
+        let (ticket, records) = publisher.stamp(vec![outcome(1)], Timestamp::from_nanos(100));
+        assert!(records[0].completed.as_nanos() > 100);
+        publisher.publish(ticket, Vec::new());
+    }
+
+    #[test]
+    fn outcomes_are_told_in_the_order_of_their_times_whichever_is_durable_first() {
+        let publisher = Arc::new(Publisher::default());
+        let mut subscription = publisher.subscribe(GROUP);
+        let now = Timestamp::from_nanos(100);
+        let (first, one) = publisher.stamp(vec![outcome(1)], now);
+        let (second, two) = publisher.stamp(vec![outcome(2)], now);
+        let (third, three) = publisher.stamp(vec![outcome(3)], now);
+        publisher.publish(third, finished(three));
+        assert_eq!(told(&mut subscription), []);
+        assert_eq!(publisher.subscribe(GROUP).from, 0);
+        publisher.publish(first, finished(one));
+        assert_eq!(told(&mut subscription), [1]);
+        // What was never stored leaves no gap.
+        drop(two);
+        publisher.publish(second, Vec::new());
+        assert_eq!(told(&mut subscription), [3]);
+    }
+
+    #[test]
+    fn an_outcome_of_unknown_origin_makes_every_follower_look() {
+        let publisher = Arc::new(Publisher::default());
+        let mut subscription = publisher.subscribe(GROUP);
+        let (ticket, mut records) = publisher.stamp(vec![outcome(1)], Timestamp::from_nanos(1));
+        publisher.publish(ticket, vec![Finished { outcome: records.remove(0), origin: None }]);
+        assert!(subscription.next().now_or_never().expect("it has ended").is_none());
+        assert!(!publisher.is_followed());
+    }
+
+    #[test]
+    fn nobody_is_kept_who_stopped_waiting() {
+        let publisher = Arc::new(Publisher::default());
+        drop((
+            publisher.subscribe(GROUP),
+            publisher.wait(TaskId::from_u128(1)),
+            publisher.wait(TaskId::from_u128(1)),
+        ));
+        let state = publisher.state.lock();
+        assert!(state.groups.is_empty() && state.waiters.is_empty());
     }
 }

@@ -68,11 +68,25 @@ impl Service {
     ///
     /// # Errors
     /// `LimitExceeded` if it is too large, `Forbidden` by scope, `Unavailable` (the store).
-    pub async fn register_function(&self, principal: &Principal, new: NewFunction) -> Answer<Arc<FunctionRecord>> {
+    pub async fn register_function(
+        &self,
+        principal: &Principal,
+        new: NewFunction,
+    ) -> Answer<Arc<FunctionRecord>> {
         let operation = "register function";
         self.check(principal, Action::Change, &own(principal), "FUNCTION_ACCESS_FORBIDDEN")?;
-        bounded(operation, "code of the function (MAX_FUNCTION_BYTES)", new.function.body().code.len(), limit::MAX_FUNCTION_BYTES)?;
-        bounded(operation, "entry of the function (MAX_TEXT_BYTES)", new.function.body().entry.len(), limit::MAX_TEXT_BYTES)?;
+        bounded(
+            operation,
+            "code of the function (MAX_FUNCTION_BYTES)",
+            new.function.body().code.len(),
+            limit::MAX_FUNCTION_BYTES,
+        )?;
+        bounded(
+            operation,
+            "entry of the function (MAX_TEXT_BYTES)",
+            new.function.body().entry.len(),
+            limit::MAX_TEXT_BYTES,
+        )?;
         bounded(operation, "name of the function (MAX_TEXT_BYTES)", new.name.len(), limit::MAX_TEXT_BYTES)?;
         bounded(operation, "description of the function", new.description.len(), MAX_METADATA_BYTES)?;
         bounded(operation, "metadata of the function", new.metadata.len(), MAX_METADATA_BYTES)?;
@@ -105,8 +119,9 @@ impl Service {
             Ok(record) => record,
             Err(version) => {
                 let record = self.store.function(id).await?.ok_or_else(|| {
-                    let error = Error::new(ErrorKind::NotFound, "find function", "no such function is registered")
-                        .with_context("function", id);
+                    let error =
+                        Error::new(ErrorKind::NotFound, "find function", "no such function is registered")
+                            .with_context("function", id);
                     Refusal::new("FUNCTION_NOT_FOUND", error)
                 })?;
                 self.functions.remember(version, id, Arc::clone(&record), function_bytes(&record));
@@ -148,7 +163,11 @@ impl Service {
     ///
     /// # Errors
     /// `Forbidden` if it is somebody else's, `Conflict` while it is locked, `LimitExceeded`, `Unavailable` (the store).
-    pub async fn register_endpoint(&self, principal: &Principal, new: NewEndpoint) -> Answer<Arc<EndpointRecord>> {
+    pub async fn register_endpoint(
+        &self,
+        principal: &Principal,
+        new: NewEndpoint,
+    ) -> Answer<Arc<EndpointRecord>> {
         let operation = "register endpoint";
         bounded(operation, "name of the endpoint (MAX_TEXT_BYTES)", new.name.len(), limit::MAX_TEXT_BYTES)?;
         bounded(operation, "metadata of the endpoint", new.metadata.len(), MAX_METADATA_BYTES)?;
@@ -196,8 +215,9 @@ impl Service {
             Ok(record) => record,
             Err(version) => {
                 let record = self.store.endpoint(id).await?.ok_or_else(|| {
-                    let error = Error::new(ErrorKind::NotFound, "find endpoint", "no such endpoint is registered")
-                        .with_context("endpoint", id);
+                    let error =
+                        Error::new(ErrorKind::NotFound, "find endpoint", "no such endpoint is registered")
+                            .with_context("endpoint", id);
                     Refusal::new("ENDPOINT_NOT_FOUND", error)
                 })?;
                 self.endpoints.remember(version, id, Arc::clone(&record), endpoint_bytes(&record));
@@ -275,10 +295,14 @@ impl Service {
         let until = self.locks.lock().get(&id).copied();
         match until.map(|until| until.saturating_duration_since(Instant::now())) {
             Some(left) if !left.is_zero() => {
-                let error = Error::new(ErrorKind::Conflict, "let the endpoint in", "the endpoint was stopped and is locked")
-                    .with_context("endpoint", id)
-                    .with_context("seconds left", left.as_secs())
-                    .with_retry(Retry::After(Some(left)));
+                let error = Error::new(
+                    ErrorKind::Conflict,
+                    "let the endpoint in",
+                    "the endpoint was stopped and is locked",
+                )
+                .with_context("endpoint", id)
+                .with_context("seconds left", left.as_secs())
+                .with_retry(Retry::After(Some(left)));
                 Err(Refusal::new("ENDPOINT_LOCKED", error))
             }
             _ => Ok(()),
@@ -297,7 +321,10 @@ impl Service {
             let reason = Failure::new("EndpointDeleted", "its endpoint was deleted");
             lane.close(&service, record, &reason).await?;
             let dead = id.uuid();
-            service.node.with(move |node, now| node.handle_dead(dead, "the endpoint was deleted", now)).await?;
+            service
+                .node
+                .with(move |node, now| node.handle_dead(dead, "the endpoint was deleted", now))
+                .await?;
             service.store.commit(vec![Write::DeleteEndpoint(id)]).await?;
             service.endpoints.remove(id);
             Ok(())
@@ -320,7 +347,10 @@ fn function_bytes(record: &FunctionRecord) -> usize {
 
 fn endpoint_bytes(record: &EndpointRecord) -> usize {
     let allowed = record.allowed_functions.as_ref().map_or(0, Vec::len);
-    record.name.len() + record.metadata.len() + allowed * size_of::<IdentityId>() + size_of::<EndpointRecord>()
+    record.name.len()
+        + record.metadata.len()
+        + allowed * size_of::<IdentityId>()
+        + size_of::<EndpointRecord>()
 }
 
 fn bounded(operation: &'static str, what: &'static str, size: usize, limit: usize) -> Answer<()> {

@@ -43,6 +43,8 @@ pub struct RequestKey {
 #[derive(Debug)]
 pub(super) struct Repeats<T: Clone> {
     keep: Duration,
+    /// Whether an answer is worth keeping.
+    worth: fn(&T) -> bool,
     state: Mutex<State<T>>,
 }
 
@@ -75,9 +77,9 @@ pub struct Delivery<T: Clone> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Repeats<T> {
-    pub(super) fn new(keep: Duration) -> Arc<Self> {
+    pub(super) fn new(keep: Duration, worth: fn(&T) -> bool) -> Arc<Self> {
         let state = State { entries: HashMap::new(), count: 0, forsaken: VecDeque::new(), next_entry: 0 };
-        Arc::new(Self { keep, state: Mutex::new(state) })
+        Arc::new(Self { keep, worth, state: Mutex::new(state) })
     }
 
     /// Does `work`, or gives the answer to the equal request that this one repeats.
@@ -97,8 +99,12 @@ impl<T: Clone + Send + Sync + 'static> Repeats<T> {
         }
         let (sender, answer) = oneshot::channel();
         delivery.entry = self.begin(key, answer.shared());
+        let (repeats, number) = (Arc::clone(self), delivery.entry);
         let answer = Unstoppable::new(async move {
             let answer = work.await;
+            if let (false, Some(number)) = ((repeats.worth)(&answer), number) {
+                repeats.state.lock().remove(key, number);
+            }
             // Nobody else may want it.
             let _ = sender.send(answer.clone());
             answer
@@ -192,6 +198,8 @@ mod tests {
     const KEY: RequestKey =
         RequestKey { identity: IdentityId::from_u128(1), endpoint: EndpointId::from_u128(2), body: [3; 32] };
     const KEEP: Duration = Duration::from_secs(120);
+    /// An answer that is not worth keeping.
+    const BAD: u32 = 40;
 
     /// Each piece of work counts itself and gives its number, once it is let go.
     struct Work {
@@ -201,7 +209,7 @@ mod tests {
 
     impl Work {
         fn new() -> Self {
-            Self { repeats: Repeats::new(KEEP), count: Arc::default() }
+            Self { repeats: Repeats::new(KEEP, |number| *number != BAD), count: Arc::default() }
         }
 
         async fn once(&self, go: Option<oneshot::Receiver<()>>) -> (u32, Delivery<u32>) {
@@ -275,5 +283,13 @@ mod tests {
         assert!((&mut slow).now_or_never().is_none());
         let (at_once, _) = work.once(None).await;
         assert_eq!(at_once, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_not_given_to_a_repeat() {
+        let work = Work::new();
+        work.count.store(BAD, Ordering::SeqCst);
+        drop(work.once(None).await);
+        assert_eq!(work.once(None).await.0, BAD + 1);
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, TaskQuery, Write};
 use funcx_core::model::{
-    EndpointId, FunctionId, Hop, IdentityId, Shape, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec, Timestamp,
-    TraceContext, limit,
+    EndpointId, FunctionId, Hop, IdentityId, Shape, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec,
+    Timestamp, TraceContext, limit,
 };
 use funcx_core::{Error, ErrorKind, Result};
 
@@ -133,22 +133,27 @@ impl Service {
             return Err(Error::new(ErrorKind::InvalidInput, operation, "the request holds no tasks").into());
         }
         if count > limit::MAX_SUBMIT_TASKS {
-            let error = Error::new(ErrorKind::LimitExceeded, operation, "too many tasks in one request; split it")
-                .with_context("tasks", count)
-                .with_context("limit MAX_SUBMIT_TASKS", limit::MAX_SUBMIT_TASKS);
+            let error =
+                Error::new(ErrorKind::LimitExceeded, operation, "too many tasks in one request; split it")
+                    .with_context("tasks", count)
+                    .with_context("limit MAX_SUBMIT_TASKS", limit::MAX_SUBMIT_TASKS);
             return Err(Refusal::new("TOO_MANY_TASKS", error));
         }
         for batch in &submit.batches {
-            if let Some(payload) = batch.arguments.iter().find(|payload| payload.len() > self.config.payload_bytes) {
-                let error = Error::new(ErrorKind::LimitExceeded, operation, "the arguments of a task are too large")
-                    .with_context("bytes", payload.len())
-                    .with_context("limit payload_bytes", self.config.payload_bytes);
+            if let Some(payload) =
+                batch.arguments.iter().find(|payload| payload.len() > self.config.payload_bytes)
+            {
+                let error =
+                    Error::new(ErrorKind::LimitExceeded, operation, "the arguments of a task are too large")
+                        .with_context("bytes", payload.len())
+                        .with_context("limit payload_bytes", self.config.payload_bytes);
                 return Err(Refusal::new("TASK_PAYLOAD_TOO_LARGE", error));
             }
             if batch.options.len() > MAX_OPTIONS_BYTES {
-                let error = Error::new(ErrorKind::LimitExceeded, operation, "the options of a batch are too large")
-                    .with_context("bytes", batch.options.len())
-                    .with_context("limit", MAX_OPTIONS_BYTES);
+                let error =
+                    Error::new(ErrorKind::LimitExceeded, operation, "the options of a batch are too large")
+                        .with_context("bytes", batch.options.len())
+                        .with_context("limit", MAX_OPTIONS_BYTES);
                 return Err(error.into());
             }
             if !(1..=limit::MAX_MAX_ATTEMPTS).contains(&batch.limits.max_attempts) {
@@ -167,9 +172,10 @@ impl Service {
         trace: TraceContext,
     ) -> Answer<Arc<TaskSpec>> {
         if endpoint.allowed_functions.as_ref().is_some_and(|allowed| !allowed.contains(&batch.function)) {
-            let error = Error::new(ErrorKind::Forbidden, "submit tasks", "the endpoint does not run this function")
-                .with_context("function", batch.function)
-                .with_context("endpoint", endpoint.id);
+            let error =
+                Error::new(ErrorKind::Forbidden, "submit tasks", "the endpoint does not run this function")
+                    .with_context("function", batch.function)
+                    .with_context("endpoint", endpoint.id);
             return Err(Refusal::new("FUNCTION_NOT_PERMITTED", error));
         }
         let record = self.function(principal, batch.function, Action::Use).await?;
@@ -236,8 +242,11 @@ pub(super) fn foreign_group(group: TaskGroupId, operation: &'static str) -> Refu
     Refusal::new("TASK_GROUP_ACCESS_FORBIDDEN", error)
 }
 
+/// Ids and arguments of the calls of one function.
+type Numbered = (Arc<Origin>, Vec<(TaskId, Bytes)>);
+
 /// The submissions of one request, numbered on from `first`.
-fn writes(submissions: Vec<(Arc<Origin>, Vec<(TaskId, Bytes)>)>, mut first: u64) -> Vec<Write> {
+fn writes(submissions: Vec<Numbered>, mut first: u64) -> Vec<Write> {
     let submissions = submissions.into_iter().map(|(origin, tasks)| {
         let first_sequence = first;
         first += tasks.len() as u64;

@@ -190,7 +190,11 @@ impl Service {
     ///
     /// # Errors
     /// `NotFound` or `Forbidden` (group), `Unavailable` (the store; then some may be cancelled already).
-    pub async fn cancel(self: &Arc<Self>, principal: &Principal, target: CancelTarget) -> Answer<CancelReport> {
+    pub async fn cancel(
+        self: &Arc<Self>,
+        principal: &Principal,
+        target: CancelTarget,
+    ) -> Answer<CancelReport> {
         let (service, principal) = (Arc::clone(self), principal.clone());
         Unstoppable::new(async move {
             let mut report = CancelReport::default();
@@ -231,7 +235,9 @@ impl Service {
                 match record.filter(|record| self.check_task(principal, Action::Change, record).is_ok()) {
                     None => report.unknown += 1,
                     Some(record) if record.outcome.is_some() => {}
-                    Some(record) => by_endpoint.entry(record.endpoint).or_default().push((record.id, record.sequence)),
+                    Some(record) => {
+                        by_endpoint.entry(record.endpoint).or_default().push((record.id, record.sequence));
+                    }
                 }
             }
         }
@@ -253,7 +259,12 @@ impl Service {
     }
 
     /// Only the owner of a task may see and cancel it.
-    pub(super) fn check_task(&self, principal: &Principal, action: Action, record: &TaskRecord) -> Answer<()> {
+    pub(super) fn check_task(
+        &self,
+        principal: &Principal,
+        action: Action,
+        record: &TaskRecord,
+    ) -> Answer<()> {
         let object = Object { owner: record.spec.owner, access: Access::Private };
         self.check(principal, action, &object, "TASK_ACCESS_FORBIDDEN")
     }
@@ -262,11 +273,11 @@ impl Service {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
-        let mut online: HashMap<EndpointId, bool> = HashMap::new();
+        let mut connected: HashMap<EndpointId, bool> = HashMap::new();
         for (_, endpoint) in &tasks {
-            online
+            connected
                 .entry(*endpoint)
-                .or_insert_with(|| self.open_lane(*endpoint).is_some_and(|lane| lane.is_online()));
+                .or_insert_with(|| self.open_lane(*endpoint).is_some_and(|lane| lane.is_connected()));
         }
         let states = self
             .node
@@ -274,7 +285,9 @@ impl Service {
                 let status = |(task, endpoint): &(TaskId, EndpointId)| match node.state(*task) {
                     Some(TaskState::Leased { started, .. }) if started.is_set() => TaskStatus::Running,
                     Some(TaskState::Leased { .. }) => TaskStatus::Dispatched,
-                    Some(TaskState::Queued) | None if online.get(endpoint) == Some(&true) => TaskStatus::WaitingForRoom,
+                    Some(TaskState::Queued) | None if connected.get(endpoint) == Some(&true) => {
+                        TaskStatus::WaitingForRoom
+                    }
                     Some(TaskState::Queued) | None => TaskStatus::WaitingForEndpoint,
                 };
                 tasks.iter().map(status).collect()

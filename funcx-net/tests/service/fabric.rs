@@ -4,12 +4,12 @@ use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering};
 use std::time::Duration;
 
 use funcx_core::contract::{
-    Capacity, Credential, Executor, ExecutorCapability, ExecutorEvent, ExecutorSink, Principal, Scope, TaskStore,
+    Capacity, Credential, Executor, ExecutorCapability, ExecutorEvent, ExecutorSink, Principal, Scope,
+    TaskStore,
 };
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{AttemptId, EndpointId, FunctionKind, IdentityId, Outcome, Task, Timestamp};
+use funcx_core::model::{AttemptId, EndpointId, FunctionKind, Hop, IdentityId, Outcome, Task, Timestamp};
 use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
-use funcx_core::model::Hop;
 use funcx_net::auth::LocalAuthority;
 use funcx_net::driver::{self, Above, NodeHandle, NodeHost, NodeNotice};
 use funcx_net::service::{NewEndpoint, Service, ServiceConfig};
@@ -23,21 +23,21 @@ use tokio::task::JoinHandle;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Somebody with a token.
-pub struct Person {
-    pub principal: Principal,
-    pub token: String,
+pub(crate) struct Person {
+    pub(crate) principal: Principal,
+    pub(crate) token: String,
 }
 
 /// Accounts of one file, so that a restarted service knows the same people.
-pub struct People {
-    pub authority: Arc<LocalAuthority>,
-    pub alice: Person,
-    pub bob: Person,
+pub(crate) struct People {
+    pub(crate) authority: Arc<LocalAuthority>,
+    pub(crate) alice: Person,
+    pub(crate) bob: Person,
     _directory: tempfile::TempDir,
 }
 
 impl People {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let authority = Arc::new(LocalAuthority::open(directory.path().join("accounts")).unwrap());
         let (alice, bob) = (person(&authority, "alice").await, person(&authority, "bob").await);
@@ -49,17 +49,15 @@ async fn person(authority: &LocalAuthority, name: &str) -> Person {
     use funcx_core::contract::Authority;
     let identity: IdentityId = authority.create_account(name, &[]).unwrap();
     let token = authority.create_token(identity, &[Scope::Compute, Scope::Endpoint], None, "test").unwrap();
-    let principal = authority
-        .authenticate(&Credential::Bearer(token.clone()), Timestamp::from_nanos(1))
-        .await
-        .unwrap();
+    let principal =
+        authority.authenticate(&Credential::Bearer(token.clone()), Timestamp::from_nanos(1)).await.unwrap();
     Person { principal, token }
 }
 
 /// A running service, and the address in memory at which endpoints find it.
-pub struct Fabric {
-    pub service: Arc<Service>,
-    pub transports: Transports,
+pub(crate) struct Fabric {
+    pub(crate) service: Arc<Service>,
+    pub(crate) transports: Transports,
     accepting: JoinHandle<()>,
 }
 
@@ -67,12 +65,12 @@ pub struct Fabric {
 const ADDRESS: &str = "mem:service";
 
 impl Fabric {
-    pub async fn start(config: ServiceConfig, store: Arc<dyn TaskStore>, people: &People) -> Self {
+    pub(crate) async fn start(config: ServiceConfig, store: Arc<dyn TaskStore>, people: &People) -> Self {
         Self::start_at(config, store, people, Transports::standard()).await
     }
 
     /// Starts on transports that endpoints of an earlier service dial already.
-    pub async fn start_at(
+    pub(crate) async fn start_at(
         config: ServiceConfig,
         store: Arc<dyn TaskStore>,
         people: &People,
@@ -92,14 +90,14 @@ impl Fabric {
     }
 
     /// Stops as a process does: at once.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.accepting.abort();
         let _ = self.accepting.await;
         self.service.stop().await;
     }
 
     /// Registers an endpoint of this person.
-    pub async fn register_endpoint(&self, owner: &Person) -> EndpointId {
+    pub(crate) async fn register_endpoint(&self, owner: &Person) -> EndpointId {
         let new = NewEndpoint {
             id: None,
             name: "bench".to_owned(),
@@ -111,23 +109,24 @@ impl Fabric {
     }
 
     /// An endpoint that dials the service, with room for `slots` tasks.
-    pub fn connect(&self, endpoint: EndpointId, token: &str, slots: u32) -> Bench {
-        let above = Above { transports: Arc::new(self.transports.clone()), address: ADDRESS.parse().unwrap() };
+    pub(crate) fn connect(&self, endpoint: EndpointId, token: &str, slots: u32) -> Bench {
+        let above =
+            Above { transports: Arc::new(self.transports.clone()), address: ADDRESS.parse().unwrap() };
         Bench::start(above, endpoint, token, slots)
     }
 }
 
 /// An endpoint: a real node with a real link, whose executor hands the work to the test.
-pub struct Bench {
-    pub node: NodeHandle,
-    pub started: mpsc::UnboundedReceiver<Task>,
-    pub cancelled: mpsc::UnboundedReceiver<AttemptId>,
-    pub notices: mpsc::UnboundedReceiver<NodeNotice>,
+pub(crate) struct Bench {
+    pub(crate) node: NodeHandle,
+    pub(crate) started: mpsc::UnboundedReceiver<Task>,
+    pub(crate) cancelled: mpsc::UnboundedReceiver<AttemptId>,
+    pub(crate) notices: mpsc::UnboundedReceiver<NodeNotice>,
     sink: Arc<dyn ExecutorSink>,
 }
 
 impl Bench {
-    pub fn start(above: Above, endpoint: EndpointId, token: &str, slots: u32) -> Self {
+    pub(crate) fn start(above: Above, endpoint: EndpointId, token: &str, slots: u32) -> Self {
         static EPOCHS: AtomicU64 = AtomicU64::new(1);
         let config = NodeConfig {
             uplink: Some(UplinkIdentity {
@@ -157,22 +156,22 @@ impl Bench {
     }
 
     /// The next task that is to be run.
-    pub async fn next(&mut self) -> Task {
+    pub(crate) async fn next(&mut self) -> Task {
         tokio::time::timeout(PATIENCE, self.started.recv()).await.expect("a task comes").unwrap()
     }
 
     /// The next thing that the node tells its host.
-    pub async fn notice(&mut self) -> NodeNotice {
+    pub(crate) async fn notice(&mut self) -> NodeNotice {
         tokio::time::timeout(PATIENCE, self.notices.recv()).await.expect("a notice comes").unwrap()
     }
 
     /// Ends a task.
-    pub fn finish(&self, outcome: Outcome) {
+    pub(crate) fn finish(&self, outcome: Outcome) {
         self.sink.handle(ExecutorEvent::Outcomes(vec![outcome]));
     }
 
     /// Says that a task has begun.
-    pub fn begin(&self, task: &Task) {
+    pub(crate) fn begin(&self, task: &Task) {
         self.sink.handle(ExecutorEvent::Started(vec![(task.attempt_id(), Timestamp::from_nanos(5))]));
     }
 }
@@ -216,12 +215,17 @@ impl Executor for Hands {
 
     fn start(&self, tasks: Vec<Task>) {
         let start = self.start.lock();
-        tasks.into_iter().for_each(|task| drop(start.send(task)));
+        for task in tasks {
+            // A test that is over takes no more.
+            let _ = start.send(task);
+        }
     }
 
     fn cancel(&self, attempts: &[AttemptId]) {
         let cancel = self.cancel.lock();
-        attempts.iter().for_each(|attempt| drop(cancel.send(*attempt)));
+        for attempt in attempts {
+            let _ = cancel.send(*attempt);
+        }
     }
 
     fn drain(&self) -> BoxFuture<'static, ()> {

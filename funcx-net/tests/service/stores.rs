@@ -9,40 +9,52 @@ use funcx_core::contract::{
 use funcx_core::model::{EndpointId, FunctionId, IdentityId, TaskId};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::future::{BoxFuture, FutureExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// A store whose commits wait for permits, and fail as often as they are told to.
-pub struct Gated {
+pub(crate) struct Gated {
     inner: Arc<dyn TaskStore>,
-    pub permits: Arc<Semaphore>,
-    pub failures: AtomicU32,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) failures: AtomicU32,
+    asked: Arc<Notify>,
 }
 
 impl Gated {
     /// A store with its gate open.
-    pub fn new(inner: Arc<dyn TaskStore>) -> Arc<Self> {
+    pub(crate) fn new(inner: Arc<dyn TaskStore>) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS / 2));
-        Arc::new(Self { inner, permits, failures: AtomicU32::new(0) })
+        Arc::new(Self { inner, permits, failures: AtomicU32::new(0), asked: Arc::default() })
     }
 
     /// Closes the gate.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.permits.forget_permits(usize::MAX);
     }
 
+    /// Resolves when the next commit has been asked for.
+    pub(crate) fn waiting(&self) -> impl Future<Output = ()> + use<> {
+        let asked = Arc::clone(&self.asked).notified_owned();
+        // Counts from here on, not from its first poll.
+        let mut asked = Box::pin(asked);
+        asked.as_mut().enable();
+        asked
+    }
+
     /// Opens it again.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.permits.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 }
 
 impl TaskStore for Gated {
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<'static, Result<()>> {
-        let failing = self.failures.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let failing =
+            self.failures.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         if failing {
             return async { Err(Error::new(ErrorKind::Unavailable, "commit", "told to fail")) }.boxed();
         }
         let committed = self.inner.commit(writes);
+        self.asked.notify_waiters();
         let permits = Arc::clone(&self.permits);
         async move {
             let _permit = permits.acquire_owned().await.expect("never closed");

@@ -30,7 +30,7 @@ const EVENT: &str = "hello-world";
 Times between different machines are as exact as their clocks agree; the total is measured by one clock.")]
 pub struct Options {
     /// Endpoint, by id or name; needed if you have several
-    #[arg(long, short, env = "FUNCX_ENDPOINT", value_name = "ID or NAME")]
+    #[arg(long, short, env = "FUNCX_ENDPOINT_ID", value_name = "ID or NAME")]
     pub endpoint: Option<String>,
     /// Calls that are measured
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]

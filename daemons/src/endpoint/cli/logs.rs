@@ -47,7 +47,8 @@ impl Logs {
         }
         loop {
             sleep(LOOK).await;
-            position = print_from(&path, position).with_context(|| format!("cannot read {}", path.display()))?;
+            position =
+                print_from(&path, position).with_context(|| format!("cannot read {}", path.display()))?;
         }
     }
 }

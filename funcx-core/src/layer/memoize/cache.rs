@@ -72,7 +72,11 @@ mod tests {
     use super::*;
 
     fn key(owner: u128, arguments: &'static str) -> Key {
-        Key { owner: IdentityId::from_u128(owner), function: FunctionHash([7; 32]), arguments: arguments.into() }
+        Key {
+            owner: IdentityId::from_u128(owner),
+            function: FunctionHash([7; 32]),
+            arguments: arguments.into(),
+        }
     }
 
     #[test]

@@ -90,9 +90,11 @@ async fn form(body: bytes::Bytes) -> Result<TokenRequest> {
 
 /// Id and secret from an `Authorization: Basic` header.
 fn client(headers: &HeaderMap) -> Result<(String, Credential)> {
-    let wanted = || ApiError::unauthenticated("send `Authorization: Basic` with the id and the secret of a client");
+    let wanted =
+        || ApiError::unauthenticated("send `Authorization: Basic` with the id and the secret of a client");
     let encoded = authorization(headers, "Basic")?.ok_or_else(wanted)?;
-    let decoded = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wanted)?;
+    let decoded =
+        STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wanted)?;
     let (id, secret) = decoded.split_once(':').ok_or_else(wanted)?;
     Ok((id.to_owned(), Credential::Client { id: id.to_owned(), secret: secret.to_owned() }))
 }

@@ -80,8 +80,11 @@ async fn add(
 ) -> Result<(StatusCode, Json<FunctionUuid>)> {
     framing::unframe::<1>(&new.code)
         .map_err(|why| ApiError::invalid(format!("`function_code` is not one serialized buffer: {why}")))?;
-    let body =
-        FunctionBody { kind: FunctionKind::GlobusCompute, entry: String::new(), code: view::payload(new.code) };
+    let body = FunctionBody {
+        kind: FunctionKind::GlobusCompute,
+        entry: String::new(),
+        code: view::payload(new.code),
+    };
     let new = NewFunction {
         function: Function::new(body),
         name: new.name,

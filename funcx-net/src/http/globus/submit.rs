@@ -36,7 +36,9 @@ pub(super) async fn submit(
         let record = app.service.function(&caller, function, Action::Use).await?;
         if record.function.kind() != FunctionKind::GlobusCompute {
             let kind = record.function.kind();
-            return Err(ApiError::invalid(format!("function {function} is of kind {kind}: submit it to /v1/submit")));
+            return Err(ApiError::invalid(format!(
+                "function {function} is of kind {kind}: submit it to /v1/submit"
+            )));
         }
         for (index, text) in arguments.iter().enumerate() {
             framing::unframe::<2>(text).map_err(|why| {

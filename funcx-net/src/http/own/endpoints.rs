@@ -64,7 +64,8 @@ pub(super) async fn list(
     let records = app.service.endpoints(&caller, owned).await?;
     let ids: Vec<_> = records.iter().map(|record| record.id).collect();
     let figures = app.service.figures(&ids).await?;
-    let endpoints = records.iter().zip(figures).map(|(record, figures)| view::endpoint(record, figures)).collect();
+    let endpoints =
+        records.iter().zip(figures).map(|(record, figures)| view::endpoint(record, figures)).collect();
     Ok(Json(EndpointList { endpoints }))
 }
 
@@ -107,7 +108,8 @@ pub(super) async fn link(
     State(app): State<App>,
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response> {
-    let upgrade = upgrade
-        .map_err(|rejection| ApiError::malformed(format!("this route is a WebSocket: {}", rejection.body_text())))?;
+    let upgrade = upgrade.map_err(|rejection| {
+        ApiError::malformed(format!("this route is a WebSocket: {}", rejection.body_text()))
+    })?;
     Ok(limited(upgrade).on_upgrade(async move |socket| app.service.accept(upgraded(socket))))
 }

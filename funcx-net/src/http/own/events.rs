@@ -46,14 +46,13 @@ pub(super) async fn follow(
     Params(from): Params<From>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse> {
-    let after = match headers.get("last-event-id") {
-        None => from.after.unwrap_or(0),
-        Some(id) => id
-            .to_str()
-            .ok()
-            .and_then(|id| id.trim().parse().ok())
-            .ok_or_else(|| ApiError::invalid("`Last-Event-ID` is not the id of an event of this stream"))?,
-    };
+    let after =
+        match headers.get("last-event-id") {
+            None => from.after.unwrap_or(0),
+            Some(id) => id.to_str().ok().and_then(|id| id.trim().parse().ok()).ok_or_else(|| {
+                ApiError::invalid("`Last-Event-ID` is not the id of an event of this stream")
+            })?,
+        };
     let follower = app.service.follow(&caller, group, Timestamp::from_nanos(after)).await?;
     let events = stream::unfold(follower, |mut follower| async move {
         let event = next(&mut follower).await?;

@@ -56,7 +56,8 @@ fn body(kind: FunctionKind, entry: Option<String>, code: Option<String>) -> Resu
         _ => {}
     }
     if let (FunctionKind::GlobusCompute, Some(code)) = (kind, &code) {
-        framing::unframe::<1>(code).map_err(|why| ApiError::invalid(format!("`code` is not one framed buffer: {why}")))?;
+        framing::unframe::<1>(code)
+            .map_err(|why| ApiError::invalid(format!("`code` is not one framed buffer: {why}")))?;
     }
     Ok(FunctionBody { kind, entry: entry.unwrap_or_default(), code: view::payload(code.unwrap_or_default()) })
 }

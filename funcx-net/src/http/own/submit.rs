@@ -60,8 +60,8 @@ pub(super) async fn submit(
 fn payload(kind: FunctionKind, arguments: Box<RawValue>) -> Result<Bytes, String> {
     match kind {
         FunctionKind::GlobusCompute => {
-            let text: String =
-                serde_json::from_str(arguments.get()).map_err(|_| "a string of two framed buffers is wanted".to_owned())?;
+            let text: String = serde_json::from_str(arguments.get())
+                .map_err(|_| "a string of two framed buffers is wanted".to_owned())?;
             framing::unframe::<2>(&text)?;
             Ok(view::payload(text))
         }

@@ -110,7 +110,10 @@ pub(super) async fn cancel(
     let target = match (request.task_ids, request.task_group_id) {
         (Some(ids), None) if ids.len() <= limit::MAX_SUBMIT_TASKS => CancelTarget::Tasks(ids),
         (Some(_), None) => {
-            let message = format!("`task_ids` holds more than {} ids (limit MAX_SUBMIT_TASKS)", limit::MAX_SUBMIT_TASKS);
+            let message = format!(
+                "`task_ids` holds more than {} ids (limit MAX_SUBMIT_TASKS)",
+                limit::MAX_SUBMIT_TASKS
+            );
             return Err(ApiError::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "TOO_MANY_TASKS", message));
         }
         (None, Some(group)) => CancelTarget::Group(group),

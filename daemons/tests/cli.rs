@@ -1,0 +1,358 @@
+//! The `funcx` command as a process, against a fabric of real processes: what it prints where, and how it ends.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use funcx_daemons::exit::Exit;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// Python functions to run.
+const SOURCE: &str = "\
+import time
+
+def mean(values, scale=1):
+    print('adding up')
+    return sum(values) / len(values) * scale
+
+def greet(name):
+    return 'hello ' + name
+
+def nothing():
+    return None
+
+def bad():
+    raise ValueError('oh dear')
+
+def slow():
+    print('begun', flush=True)
+    time.sleep(600)
+";
+
+/// What a command gave.
+struct Said {
+    exit: Option<i32>,
+    out: String,
+    aside: String,
+}
+
+impl Said {
+    fn new(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Self { exit: output.status.code(), out: text(output.stdout), aside: text(output.stderr) }
+    }
+
+    /// Standard output, if the command ended so.
+    #[track_caller]
+    fn out(self, exit: Exit) -> String {
+        assert_eq!(self.exit, Some(exit as i32), "{}\n{}", self.out, self.aside);
+        self.out
+    }
+
+    /// Standard error, if the command ended so and printed no answer.
+    #[track_caller]
+    fn aside(self, exit: Exit) -> String {
+        assert_eq!(self.exit, Some(exit as i32), "{}\n{}", self.out, self.aside);
+        assert_eq!(self.out, "");
+        self.aside
+    }
+
+    #[track_caller]
+    fn json(self, exit: Exit) -> Value {
+        let out = self.out(exit);
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+}
+
+/// A home directory of its own, and the command in it.
+struct Desk {
+    home: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        fs::write(home.path().join("functions.py"), SOURCE).expect("a file");
+        Self { home }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_funcx"));
+        command.args(arguments).current_dir(self.home.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FUNCX_")) {
+            command.env_remove(name);
+        }
+        command.env("FUNCX_DIR", self.path("funcx"));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        Said::new(self.command(arguments).output().expect("the program starts"))
+    }
+}
+
+/// A running fabric with two workers, and somebody who may use it.
+struct Fabric {
+    desk: Desk,
+    up: Child,
+    ready: Value,
+}
+
+impl Fabric {
+    fn start() -> Self {
+        let desk = Desk::new();
+        let mut up = desk
+            .command(&["up", "--json", "--port", "0", "--workers", "2"])
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(desk.path("up.log")).expect("a file"))
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        BufReader::new(up.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+        let log = || fs::read_to_string(desk.path("up.log")).unwrap_or_default();
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}\n{}", log()));
+        Self { desk, up, ready }
+    }
+
+    fn field(&self, name: &str) -> &str {
+        self.ready[name].as_str().expect("a text")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.desk.command(arguments);
+        command.env("FUNCX_SERVICE", self.field("service")).env("FUNCX_TOKEN", self.field("token"));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        Said::new(self.command(arguments).output().expect("the program starts"))
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        interrupt(&self.up, Signal::SIGTERM);
+        let _ = self.up.wait();
+    }
+}
+
+fn interrupt(process: &Child, signal: Signal) {
+    let id = i32::try_from(process.id()).expect("a process id");
+    let _ = kill(Pid::from_raw(id), signal);
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("a file").permissions().mode() & 0o777
+}
+
+#[test]
+fn a_function_of_a_file_is_run_and_its_value_printed() {
+    let fabric = Fabric::start();
+    let mean = fabric.run(&["run", "functions.py:mean", "[1, 2, 6]", "scale=2"]);
+    assert_eq!((mean.out.as_str(), mean.aside.as_str(), mean.exit), ("6.0\n", "adding up\n", Some(0)));
+    assert_eq!(fabric.run(&["run", "functions.py:greet", "you"]).out(Exit::Success), "hello you\n");
+    assert_eq!(fabric.run(&["run", "functions.py:nothing"]).out(Exit::Success), "null\n");
+    let task = fabric.run(&["run", "--json", "functions.py:nothing"]).json(Exit::Success);
+    assert_eq!((&task["outcome"], task.get("result")), (&"returned".into(), Some(&Value::Null)));
+
+    let endpoint = fabric.field("endpoint_id");
+    let named = fabric.run(&["run", "--endpoint", "local", "functions.py:greet", "name=\"1\""]);
+    assert_eq!(named.out(Exit::Success), "hello 1\n");
+    let by_id = fabric.run(&["run", "-e", endpoint, "--shell", "echo {word}; echo aside >&2", "word=hello"]);
+    assert_eq!((by_id.out.as_str(), by_id.aside.as_str(), by_id.exit), ("hello\n", "aside\n", Some(0)));
+}
+
+#[test]
+fn what_goes_wrong_is_said_and_has_its_exit_code() {
+    let fabric = Fabric::start();
+    let bad = fabric.run(&["run", "functions.py:bad"]).aside(Exit::TaskFailed);
+    assert!(bad.contains("ValueError: oh dear") && bad.contains("line "), "{bad}");
+    let task = fabric.run(&["run", "--json", "functions.py:bad"]).json(Exit::TaskFailed);
+    assert_eq!(task["outcome"], "raised");
+    fabric.run(&["run", "--shell", "exit 3"]).aside(Exit::TaskFailed);
+    let late = fabric.run(&["run", "--walltime", "0.2 s", "functions.py:slow"]).aside(Exit::TaskFailed);
+    assert!(late.contains("timed-out"), "{late}");
+
+    let several = fabric.run(&["run", "functions.py"]).aside(Exit::Usage);
+    assert!(several.contains("mean, greet, nothing, bad, slow"), "{several}");
+    fabric.run(&["run", "no-such-file.py"]).aside(Exit::Usage);
+    fabric.run(&["run", "functions.py:greet", "a=1", "a=2"]).aside(Exit::Usage);
+    fabric.run(&["run", "--walltime", "soon", "functions.py:bad"]).aside(Exit::Usage);
+    let nowhere =
+        fabric.run(&["run", "--endpoint", "nowhere", "functions.py:bad"]).aside(Exit::NoSuchEndpoint);
+    assert!(nowhere.contains("funcx endpoint list"), "{nowhere}");
+
+    let stranger =
+        Said::new(fabric.command(&["task", "list"]).env("FUNCX_TOKEN", "wrong").output().expect("output"));
+    let stranger = stranger.aside(Exit::Credentials);
+    assert!(stranger.contains("funcx token create") && !stranger.contains("wrong"), "{stranger}");
+}
+
+#[test]
+fn tasks_functions_and_endpoints_are_listed_shown_and_cancelled() {
+    let fabric = Fabric::start();
+    let registered = fabric.run(&[
+        "function",
+        "register",
+        "functions.py",
+        "--entry",
+        "greet",
+        "--description",
+        "says hello",
+    ]);
+    let function = registered.out(Exit::Success).trim_end().to_owned();
+    let listed = fabric.run(&["function", "list"]).out(Exit::Success);
+    assert!(listed.contains(&function) && listed.contains("greet"), "{listed}");
+    let shown = fabric.run(&["function", "show", &function]).out(Exit::Success);
+    assert!(shown.contains("says hello") && shown.ends_with(SOURCE), "{shown}");
+
+    let returned = fabric.run(&["run", "--no-wait", "--function", &function, "you"]).out(Exit::Success);
+    let returned = returned.trim_end();
+    assert_eq!(fabric.run(&["task", "result", "--wait", returned]).out(Exit::Success), "hello you\n");
+    assert_eq!(fabric.run(&["task", "result", returned]).out(Exit::Success), "hello you\n");
+    let slow = fabric.run(&["run", "--no-wait", "--json", "functions.py:slow"]).json(Exit::Success);
+    let slow = slow["task_id"].as_str().expect("an id");
+    let unfinished = fabric.run(&["task", "result", slow]).aside(Exit::WrongState);
+    assert!(unfinished.contains("has not ended"), "{unfinished}");
+    assert_eq!(fabric.run(&["task", "cancel", slow]).out(Exit::Success), "1 cancelled\n");
+    let cancelled = fabric.run(&["task", "result", "--wait", slow]).aside(Exit::TaskFailed);
+    assert!(cancelled.contains("cancelled"), "{cancelled}");
+    let shown = fabric.run(&["task", "show", slow]).out(Exit::Success);
+    assert!(shown.contains("cancelled") && shown.contains(slow), "{shown}");
+    assert_eq!(fabric.run(&["task", "cancel", &function]).out(Exit::Failure), "0 cancelled, 1 unknown\n");
+
+    let page = fabric.run(&["task", "list", "--json", "--limit", "1"]).json(Exit::Success);
+    assert_eq!(page["tasks"][0]["task_id"], returned);
+    let next = page["next"].as_str().expect("a cursor");
+    let page = fabric.run(&["task", "list", "--json", "--after", next]).json(Exit::Success);
+    assert_eq!(page["tasks"][0]["task_id"], slow);
+
+    let endpoint = fabric.run(&["endpoint", "show", "--json"]).json(Exit::Success);
+    assert_eq!((&endpoint["endpoint_id"], &endpoint["workers"]), (&fabric.ready["endpoint_id"], &2.into()));
+    let listed = fabric.run(&["endpoint", "list"]).out(Exit::Success);
+    assert!(listed.contains("local") && listed.contains("connected"), "{listed}");
+}
+
+#[test]
+fn an_interrupt_cancels_the_task() {
+    let fabric = Fabric::start();
+    let mut run = fabric
+        .command(&["run", "functions.py:slow"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // The task exists once the service lists it; from then on, or a moment before, the command waits for it.
+    let task = loop {
+        let page = fabric.run(&["task", "list", "--json"]).json(Exit::Success);
+        if let Some(task) = page["tasks"].as_array().and_then(|tasks| tasks.first()) {
+            break task["task_id"].as_str().expect("an id").to_owned();
+        }
+        assert!(run.try_wait().expect("a status").is_none());
+    };
+    interrupt(&run, Signal::SIGINT);
+    let said = Said::new(run.wait_with_output().expect("output"));
+    assert_eq!(said.exit, Some(Exit::TaskFailed as i32), "{}", said.aside);
+    let shown = fabric.run(&["task", "show", "--json", &task]).json(Exit::Success);
+    assert_eq!(shown["outcome"], "cancelled");
+}
+
+#[test]
+fn latency_is_measured_hop_by_hop() {
+    let fabric = Fabric::start();
+    let rows =
+        fabric.run(&["bench", "latency", "--calls", "5", "--warm-up", "1", "--json"]).json(Exit::Success);
+    let ways: Vec<_> =
+        rows.as_array().expect("rows").iter().map(|row| row["way"].as_str().expect("a way")).collect();
+    assert_eq!(ways.len(), 11, "{ways:?}");
+    assert_eq!((ways[0], ways[5], ways[10]), ("client → service", "execution", "total"));
+    for row in rows.as_array().expect("rows") {
+        assert_eq!(row["calls"], 5);
+        assert!(row["p50_ms"].as_f64() <= row["p99_ms"].as_f64(), "{row}");
+    }
+}
+
+#[test]
+fn a_service_that_is_not_there_is_named_with_a_way_to_start_one() {
+    let desk = Desk::new();
+    let said = desk.run(&["endpoint", "list", "--service", "http://127.0.0.1:1"]).aside(Exit::Service);
+    assert!(said.contains("http://127.0.0.1:1") && said.contains("funcx up"), "{said}");
+    desk.run(&["endpoint", "list", "--service", "https://user:secret@example"]).aside(Exit::Failure);
+}
+
+#[test]
+fn tokens_are_made_listed_and_revoked_without_a_service() {
+    let desk = Desk::new();
+    let token = desk
+        .run(&["token", "create", "--name", "alice", "--expires", "30 d", "--label", "laptop"])
+        .out(Exit::Success);
+    assert!(token.starts_with("fnx_"), "one line with the token");
+    let client = desk
+        .run(&[
+            "token", "create", "--name", "robot", "--scope", "compute", "--scope", "endpoint", "--client",
+            "--json",
+        ])
+        .json(Exit::Success);
+    assert!(client["client_id"].is_string() && client["client_secret"].is_string());
+
+    let listed = desk.run(&["token", "list"]).out(Exit::Success);
+    assert!(
+        listed.contains("alice") && listed.contains("in 29 days") && listed.contains("laptop"),
+        "{listed}"
+    );
+    assert!(!listed.contains(token.trim_end()), "secrets are not listed");
+    let listed = desk.run(&["token", "list", "--json"]).json(Exit::Success);
+    let listed = listed.as_array().expect("tokens");
+    let robot = listed.iter().find(|token| token["kind"] == "client").expect("a client");
+    assert_eq!(
+        (&robot["id"], &robot["scopes"]),
+        (&client["client_id"], &serde_json::json!(["compute", "endpoint"]))
+    );
+    for token in listed {
+        desk.run(&["token", "revoke", token["id"].as_str().expect("an id")]).out(Exit::Success);
+    }
+    assert_eq!(desk.run(&["token", "list"]).out(Exit::Success), "there are no tokens\n");
+    desk.run(&["token", "revoke", "nobody"]).aside(Exit::Failure);
+    desk.run(&["token", "create", "--name", "alice", "--scope", "world"]).aside(Exit::Usage);
+}
+
+#[test]
+fn a_saved_token_is_for_its_owner_only() {
+    let desk = Desk::new();
+    let path = desk.path("funcx/token");
+    fs::create_dir_all(desk.path("funcx")).expect("a directory");
+    fs::write(&path, "an old one, open to all").expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("a mode");
+    let refused = desk.run(&["task", "list"]).aside(Exit::Credentials);
+    assert!(refused.contains("open to others") && !refused.contains("an old one"), "{refused}");
+
+    let said = desk.run(&["token", "create", "--name", "alice", "--save"]).aside(Exit::Success);
+    assert!(said.contains("funcx/token"), "{said}");
+    assert_eq!(mode(&path), 0o600);
+    assert!(fs::read_to_string(&path).expect("a token").starts_with("fnx_"));
+    let missing = desk.run(&["task", "list", "--token-file", "nowhere"]).aside(Exit::Credentials);
+    assert!(missing.contains("nowhere"), "{missing}");
+}
+
+#[test]
+fn what_needs_no_service_works_without_one() {
+    let desk = Desk::new();
+    let limits = desk.run(&["limits"]).out(Exit::Success);
+    assert!(limits.contains("MAX_FRAME_BYTES") && limits.contains("134 217 728"), "{limits}");
+    let limits = desk.run(&["limits", "--json"]).json(Exit::Success);
+    assert_eq!(limits.as_array().expect("rows").len(), funcx_core::model::limit::TABLE.len());
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(desk.run(&["completions", shell]).out(Exit::Success).contains("funcx"), "{shell}");
+    }
+    desk.run(&["fly"]).aside(Exit::Usage);
+    assert!(desk.run(&["--help"]).out(Exit::Success).contains("Exit codes:"));
+}
