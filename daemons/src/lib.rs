@@ -1,5 +1,5 @@
 //! The daemons of the funcx fabric, as functions: each binary parses its command line and calls one of them.
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod all_in_one;
 pub mod cli;

@@ -5,7 +5,7 @@
 //! | [`worker`] | the executor over worker processes: Python, Globus Compute, shell |
 //! | [`local`] | blocks that are processes on this machine |
 //! | [`launcher`] | from the command of one manager to the line that starts it on every node |
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod launcher;
 pub mod local;
