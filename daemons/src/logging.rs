@@ -16,9 +16,19 @@ pub struct LogOptions {
     pub log_json: bool,
 }
 
-/// Starts to log. Called once by `main`, before anything worth logging; a second call changes nothing.
+/// Starts to log what a daemon's operator wants to see. Called once by `main`, before anything worth logging; a second
+/// call changes nothing.
 pub fn init(options: LogOptions) {
-    let level = if options.debug { "debug" } else { "info" };
+    start(options, "info");
+}
+
+/// As [`init`], for commands whose answer is what people look at: warnings and errors only.
+pub fn init_quiet(options: LogOptions) {
+    start(options, "warn");
+}
+
+fn start(options: LogOptions, level: &str) {
+    let level = if options.debug { "debug" } else { level };
     // Of other libraries, only what somebody should look at.
     let default =
         ["core", "net", "provider", "daemons"].map(|part| format!("funcx_{part}={level}")).join(",");

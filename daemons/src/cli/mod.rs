@@ -94,6 +94,13 @@ pub enum Command {
     Worker(WorkerOptions),
 }
 
+impl Command {
+    /// Whether it runs until somebody stops it.
+    pub const fn is_daemon(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Worker(_))
+    }
+}
+
 /// Does what the command line says. Runs inside a tokio runtime.
 ///
 /// # Errors
