@@ -17,20 +17,22 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest text of a failed start that is quoted.
 const MAX_QUOTED_BYTES: usize = 2000;
 
-/// Prints one line of JSON after whatever `worker_init` prints. Old enough for any Python 3.
+/// Prints one line of JSON after whatever `worker_init` prints. Old enough for any Python 3. Versions are looked up, not
+/// imported: that would take a second.
 const SCRIPT: &str = "
 import json, sys
 def version(name):
     try:
-        return getattr(__import__(name), '__version__', '?')
-    except ImportError:
+        import importlib.metadata
+        return importlib.metadata.version(name)
+    except Exception:
         return None
 print()
 print(json.dumps({
     'executable': sys.executable,
     'version': list(sys.version_info[:3]),
     'dill': version('dill'),
-    'sdk': version('globus_compute_sdk'),
+    'sdk': version('globus-compute-sdk'),
 }))
 ";
 
@@ -95,7 +97,7 @@ pub async fn check_python_as(
         Ok(Ok(output)) => output,
         Ok(Err(error)) => {
             return Err(failed(format!(
-                "cannot start Python `{python}`: {error}; set `python` in the configuration"
+                "cannot start Python `{python}`: {error}; say which one with `--python`, or `python` in the configuration"
             )));
         }
         Err(_) => {
