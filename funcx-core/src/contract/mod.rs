@@ -1,6 +1,6 @@
 //! The places where a third party can put their own part: one extension trait per file.
 //!
-//! | Trait | Called | Suite in [`crate::conformance`] |
+//! | Trait | Called | Suite in `funcx_core::conformance` |
 //! | --- | --- | --- |
 //! | [`Transport`] | per connection | `transport` |
 //! | [`Executor`] | per batch of tasks | `executor` |
