@@ -14,7 +14,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => byte().prop_map(|peer| Step::RemovePeer { peer }),
         6 => (byte(), byte(), prop::bool::weighted(0.3)).prop_map(|(peer, attempts, lost)| Step::Finish { peer, attempts, lost }),
         1 => (byte(), byte()).prop_map(|(peer, task)| Step::Stray { peer, task }),
-        1 => (byte(), byte(), byte()).prop_map(|(peer, keep, extra)| Step::Reconcile { peer, keep, extra }),
+        1 => (byte(), byte(), byte(), any::<bool>())
+            .prop_map(|(peer, keep, extra, older)| Step::Reconcile { peer, keep, extra, older }),
+        1 => (byte(), byte()).prop_map(|(peer, keep)| Step::GiveBack { peer, keep }),
+        1 => Just(Step::HandBack),
     ]
 }
 

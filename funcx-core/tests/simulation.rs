@@ -12,6 +12,8 @@ const CALM: FabricConfig = FabricConfig {
     tasks: 200,
     longest_task: Duration::from_millis(300),
     faults: 0,
+    kills: true,
+    max_attempts: 3,
 };
 
 #[test]
@@ -43,8 +45,28 @@ fn whatever_dies_every_task_has_exactly_one_outcome() {
             tasks: 60,
             longest_task: Duration::from_millis(50 + 40 * (seed % 30)),
             faults: (seed % 12) as u32,
+            kills: true,
+            max_attempts: 3,
         };
         let report = simulate(config, seed).unwrap_or_else(|wrong| panic!("{wrong}"));
         assert_eq!(report.outcomes.values().sum::<u32>(), config.tasks, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_cut_cable_makes_nothing_run_twice() {
+    for seed in 0..200 {
+        let config = FabricConfig {
+            endpoints: 1 + (seed % 3) as u32,
+            managers: 1 + (seed % 4) as u32,
+            workers: 1 + (seed % 5) as u32,
+            tasks: 80,
+            longest_task: Duration::from_millis(50 + 40 * (seed % 30)),
+            faults: 5 + (seed % 40) as u32,
+            kills: false,
+            max_attempts: 1,
+        };
+        let report = simulate(config, seed).unwrap_or_else(|wrong| panic!("{wrong}"));
+        assert!(report.executions <= config.tasks, "seed {seed}: {} executions", report.executions);
     }
 }

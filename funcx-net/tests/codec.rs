@@ -62,6 +62,7 @@ fn samples() -> Vec<Message> {
         Message::TaskEvents(vec![StartedEvent { attempt: attempt(1), at: 1_700_000_000_000_000_001 }]),
         Message::Report(Report { managers: 2, workers: 128, queued: 70_000, leased: 130 }),
         Message::Pong(251),
+        Message::GaveBack(vec![attempt(4)]),
         Message::Goodbye,
         Message::Welcome(Welcome {
             protocol: 1,
@@ -388,6 +389,7 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(sequence, outcomes)| Message::Outcomes(OutcomeBatch::new(sequence, outcomes))),
         attempts().prop_map(Message::Held),
         attempts().prop_map(Message::Cancel),
+        attempts().prop_map(Message::GaveBack),
         vec(event, 0..20).prop_map(Message::TaskEvents),
         any::<(u32, u32)>().prop_map(|(slots, prefetch)| Message::Capacity(WireCapacity { slots, prefetch })),
         any::<(u32, u32, u64, u64)>().prop_map(|(managers, workers, queued, leased)| {

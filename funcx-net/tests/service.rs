@@ -3,12 +3,16 @@
 
 #[path = "service/access.rs"]
 mod access;
+#[path = "service/bounds.rs"]
+mod bounds;
 #[path = "service/calls.rs"]
 mod calls;
 #[path = "service/cancel.rs"]
 mod cancel;
 #[path = "service/durable.rs"]
 mod durable;
+#[path = "service/endpoints.rs"]
+mod endpoints;
 #[path = "service/fabric.rs"]
 mod fabric;
 #[path = "service/follow.rs"]

@@ -36,8 +36,13 @@ pub enum Step {
     Finish { peer: u8, attempts: u8, lost: bool },
     /// An outcome that nobody waits for.
     Stray { peer: u8, task: u8 },
-    /// A peer comes back and holds only every `keep`-th of its leases, and one task that it was never given.
-    Reconcile { peer: u8, keep: u8, extra: u8 },
+    /// A peer comes back and holds only every `keep`-th of its leases, of these every second one as an earlier attempt if
+    /// `older`, and one task that it was never given.
+    Reconcile { peer: u8, keep: u8, extra: u8, older: bool },
+    /// A peer gives back every `keep`-th of its leases.
+    GiveBack { peer: u8, keep: u8 },
+    /// The node leaves; what waits goes back to the node above.
+    HandBack,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +78,7 @@ pub struct DispatcherModel {
     queues: Vec<VecDeque<TaskId>>,
     peers: BTreeMap<PeerId, ModelPeer>,
     ids: Vec<TaskId>,
-    refused: u64,
+    next_id: u128,
     clock: u64,
 }
 
@@ -95,7 +100,7 @@ impl Default for DispatcherModel {
             queues,
             peers: BTreeMap::new(),
             ids: Vec::new(),
-            refused: 0,
+            next_id: 1,
             clock: 0,
         }
     }
@@ -133,7 +138,9 @@ impl DispatcherModel {
             Step::RemovePeer { peer } => self.remove(peer, now),
             Step::Finish { peer, attempts, lost } => self.finish(peer, attempts, lost, now),
             Step::Stray { peer, task } => self.stray(peer, task, now),
-            Step::Reconcile { peer, keep, extra } => self.reconcile(peer, keep, extra, now),
+            Step::Reconcile { peer, keep, extra, older } => self.reconcile(peer, keep, extra, older, now),
+            Step::GiveBack { peer, keep } => self.give_back(peer, keep, now),
+            Step::HandBack => self.hand_back(),
         }
         self.drain();
         self.compare();
@@ -165,7 +172,8 @@ impl DispatcherModel {
     fn submit(&mut self, lane: u8, count: u8, max_attempts: u8, now: Now) {
         let lane = LaneId(u32::from(lane) % LANES);
         let max_attempts = u32::from(max_attempts % 4).max(1);
-        let first = self.ids.len() as u128 + 1;
+        let first = self.next_id;
+        self.next_id += u128::from(count);
         let ids: Vec<_> = (0..u128::from(count)).map(|n| TaskId::from_u128(first + n)).collect();
         let unfinished = self
             .tasks
@@ -181,7 +189,6 @@ impl DispatcherModel {
             ids[taken..],
             "what is over the bound is refused"
         );
-        self.refused += refused.len() as u64;
         for id in &ids[..taken] {
             let task = ModelTask {
                 lane,
@@ -200,10 +207,8 @@ impl DispatcherModel {
 
     fn resubmit(&mut self, task: u8, later: u8, now: Now) {
         let Some(id) = self.task(task) else { return };
-        let room = self.real.room(self.tasks[&id].lane);
         let known = self.tasks.get_mut(&id).expect("chosen from the known");
-        // A full lane refuses what it has as well: the node above keeps it and says it again.
-        if matches!(known.place, Place::Finished(_)) || room == 0 {
+        if matches!(known.place, Place::Finished(_)) {
             return;
         }
         let mut again = Self::new_task(id, known.max_attempts);
@@ -212,7 +217,10 @@ impl DispatcherModel {
             known.attempt = again.attempt;
             known.again = known.cancelled;
         }
-        assert!(self.real.submit(known.lane, vec![again], now).is_empty(), "there is room");
+        assert!(
+            self.real.submit(known.lane, vec![again], now).is_empty(),
+            "it is here, however full the lane"
+        );
     }
 
     fn cancel(&mut self, task: u8, now: Now) {
@@ -303,7 +311,7 @@ impl DispatcherModel {
         }
     }
 
-    fn reconcile(&mut self, peer: u8, keep: u8, extra: u8, now: Now) {
+    fn reconcile(&mut self, peer: u8, keep: u8, extra: u8, older: bool, now: Now) {
         let Some(peer) = self.peer(peer) else { return };
         let lane = self.known(peer).lane;
         let keep = usize::from(keep % 4) + 1;
@@ -314,6 +322,13 @@ impl DispatcherModel {
             .map(|id| AttemptId { task: *id, number: self.tasks[id].leased_as })
             .collect();
         let mut stale = Vec::new();
+        if older {
+            // Only attempts after the first have an earlier one.
+            for attempt in held.iter_mut().step_by(2).filter(|attempt| attempt.number > 1) {
+                attempt.number -= 1;
+                stale.push(*attempt);
+            }
+        }
         let mut adopted = None;
         if let Some(id) = self.task(extra).filter(|id| !old.contains(id)) {
             let task = &self.tasks[&id];
@@ -339,19 +354,54 @@ impl DispatcherModel {
             self.known(peer).held.push(id);
         }
         let mut delivered = Vec::new();
-        for id in old.into_iter().rev().filter(|id| !held.iter().any(|attempt| attempt.task == *id)) {
-            self.known(peer).held.retain(|kept| *kept != id);
-            let task = self.tasks.get_mut(&id).expect("leased tasks are known");
-            if task.cancelled && !task.again {
-                task.place = Place::Finished(OutcomeKind::Cancelled);
-                delivered.push((id, OutcomeKind::Cancelled));
-            } else {
-                task.place = Place::Queued;
-                (task.cancelled, task.again) = (false, false);
-                self.queues[lane.0 as usize].push_front(id);
-            }
+        let confirmed: Vec<TaskId> =
+            held.iter().filter(|attempt| !stale.contains(attempt)).map(|attempt| attempt.task).collect();
+        for id in old.into_iter().rev().filter(|id| !confirmed.contains(id)) {
+            delivered.extend(self.unlease(peer, id).map(|kind| (id, kind)));
         }
         self.expect_delivery(&delivered);
+    }
+
+    fn give_back(&mut self, peer: u8, keep: u8, now: Now) {
+        let Some(peer) = self.peer(peer) else { return };
+        let given: Vec<AttemptId> = self
+            .known(peer)
+            .held
+            .clone()
+            .into_iter()
+            .step_by(usize::from(keep % 4) + 1)
+            .map(|id| AttemptId { task: id, number: self.tasks[&id].leased_as })
+            .collect();
+        self.real.handle_given_back(peer, &given, now);
+        let mut delivered = Vec::new();
+        for attempt in given.iter().rev() {
+            delivered.extend(self.unlease(peer, attempt.task).map(|kind| (attempt.task, kind)));
+        }
+        self.expect_delivery(&delivered);
+    }
+
+    fn hand_back(&mut self) {
+        let waiting: Vec<TaskId> = self.queues.iter_mut().flat_map(|queue| queue.drain(..)).collect();
+        let given: Vec<TaskId> = self.real.hand_back().iter().map(|attempt| attempt.task).collect();
+        assert_eq!(given, waiting, "all that waits, in order");
+        for id in waiting {
+            self.tasks.remove(&id);
+            self.ids.retain(|known| *known != id);
+        }
+    }
+
+    /// A lease came to nothing: queued as it was, or ended if it was to be stopped.
+    fn unlease(&mut self, peer: PeerId, id: TaskId) -> Option<OutcomeKind> {
+        self.known(peer).held.retain(|kept| *kept != id);
+        let task = self.tasks.get_mut(&id).expect("leased tasks are known");
+        if task.cancelled && !task.again {
+            task.place = Place::Finished(OutcomeKind::Cancelled);
+            return Some(OutcomeKind::Cancelled);
+        }
+        task.place = Place::Queued;
+        (task.cancelled, task.again) = (false, false);
+        self.queues[task.lane.0 as usize].push_front(id);
+        None
     }
 
     /// The next output delivers exactly these.

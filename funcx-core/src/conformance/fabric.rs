@@ -36,6 +36,10 @@ pub struct FabricConfig {
     pub longest_task: Duration,
     /// Faults in all, in the first ten seconds.
     pub faults: u32,
+    /// Whether processes are killed and restarted; else connections are cut and tasks cancelled, no more.
+    pub kills: bool,
+    /// Attempts that each task allows.
+    pub max_attempts: u32,
 }
 
 /// What a run showed.
@@ -155,7 +159,8 @@ struct Fabric {
 
 impl Fabric {
     fn new(config: FabricConfig, seed: u64) -> Self {
-        let spec = Arc::new(TaskSpec::new(Arc::new(Function::native("work")), IdentityId::from_u128(1)));
+        let mut spec = TaskSpec::new(Arc::new(Function::native("work")), IdentityId::from_u128(1));
+        spec.limits.max_attempts = config.max_attempts;
         Self {
             config,
             random: Random(seed),
@@ -166,7 +171,7 @@ impl Fabric {
             wires: BTreeMap::new(),
             next_wire: 0,
             lives: 0,
-            spec,
+            spec: Arc::new(spec),
             accepted: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             executions: 0,
@@ -446,13 +451,20 @@ impl Fabric {
     fn fault(&mut self) {
         let places = self.processes.len() as u64;
         let victim = self.random.below(places) as usize;
-        match self.random.below(3) {
+        match self.random.below(if self.config.kills { 4 } else { 2 }) {
             0 => {
                 if let Some(wire) = self.processes[victim].up {
                     self.cut(wire);
                 }
             }
-            1 => self.kill(victim),
+            2 => self.kill(victim),
+            3 => {
+                // Somebody restarts it politely: it hands back what it has not begun.
+                self.note(format_args!("p{victim} leaves"));
+                self.processes[victim].node.leave();
+                self.act(victim);
+                self.kill(victim);
+            }
             _ => {
                 // Somebody cancels a task.
                 let now = self.clock();

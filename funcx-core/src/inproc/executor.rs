@@ -142,19 +142,35 @@ impl Inner {
     }
 
     fn run_one(&self, task: &Task) -> Outcome {
-        if matches!(self.attempts.lock().remove(&task.attempt_id()), Some(Attempt::Cancelled)) {
+        let id = task.attempt_id();
+        if self.is_cancelled(id) {
             return cancelled(task);
         }
-        match self.functions.begin(task) {
+        let outcome = match self.functions.begin(task) {
             Begun::Ended(outcome) => outcome,
             Begun::Running(running) => {
                 let (running, abort) = future::abortable(finish(task, running));
-                self.attempts.lock().insert(task.attempt_id(), Attempt::Running(abort));
-                let ended = futures::executor::block_on(running);
-                self.attempts.lock().remove(&task.attempt_id());
-                ended.unwrap_or_else(|future::Aborted| cancelled(task))
+                match self.attempts.lock().insert(id, Attempt::Running(abort)) {
+                    Some(Attempt::Cancelled) => cancelled(task),
+                    _ => {
+                        let ended = futures::executor::block_on(running);
+                        ended.unwrap_or_else(|future::Aborted| cancelled(task))
+                    }
+                }
             }
+        };
+        self.attempts.lock().remove(&id);
+        outcome
+    }
+
+    /// Whether a waiting attempt was cancelled; then it is forgotten.
+    fn is_cancelled(&self, id: AttemptId) -> bool {
+        let mut attempts = self.attempts.lock();
+        let cancelled = matches!(attempts.get(&id), Some(Attempt::Cancelled));
+        if cancelled {
+            attempts.remove(&id);
         }
+        cancelled
     }
 }
 

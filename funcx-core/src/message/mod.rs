@@ -1,16 +1,16 @@
 //! What crosses a link, and only that.
 //!
 //! A link joins an upstream node (service or endpoint) and a downstream node (endpoint or manager). The downstream
-//! node dials. After `Hello` and `Welcome` it states what it still holds, resends outcomes that were not
-//! acknowledged, and opens with its first `Capacity`:
+//! node dials. After `Hello` and `Welcome` it states what it still holds and opens with its first `Capacity`; then it
+//! resends outcomes that were not acknowledged:
 //!
 //! ```text
 //! down-stream node                     upstream node
 //!   Hello ───────────────────────────▶
 //!         ◀─────────────────────────── Welcome | Refused
-//!   Held… Outcomes… Capacity ────────▶   (open)
+//!   Held… Capacity ──────────────────▶   (open)
 //!         ◀─────────────────────────── Functions Tasks Cancel OutcomesAcked Drain Ping
-//!   Outcomes Capacity TaskEvents Report Pong Goodbye ─▶
+//!   Outcomes Capacity TaskEvents GaveBack Report Pong Goodbye ─▶
 //! ```
 //!
 //! These are wire types. A head is what a frame's header carries; payloads travel behind the header and are never
@@ -75,7 +75,9 @@ pub enum Message {
     Report(Report),
     /// Up: answer to `Ping`.
     Pong(u64),
-    /// Up: leaving for good; what is still held is given back.
+    /// Up: attempts that were not begun and go back; they are the node's above again.
+    GaveBack(Vec<WireAttempt>),
+    /// Up: leaving for good; what is still held is lost.
     Goodbye,
     /// Down: the peer is taken.
     Welcome(Welcome),
@@ -235,6 +237,7 @@ impl Message {
             Self::TaskEvents(_) => "TaskEvents",
             Self::Report(_) => "Report",
             Self::Pong(_) => "Pong",
+            Self::GaveBack(_) => "GaveBack",
             Self::Goodbye => "Goodbye",
             Self::Welcome(_) => "Welcome",
             Self::Refused(_) => "Refused",

@@ -93,6 +93,15 @@ impl Outcome {
         Self::of(task, kind, payload.into())
     }
 
+    /// Turns the outcome of an attempt into another one, without what it carried.
+    pub fn become_failure(&mut self, kind: OutcomeKind, failure: &Failure) {
+        self.kind = kind;
+        // A struct of three strings always has a JSON form.
+        self.payload = serde_json::to_vec(failure).unwrap_or_default().into();
+        self.stdout = Bytes::new();
+        self.stderr = Bytes::new();
+    }
+
     fn of(task: &Task, kind: OutcomeKind, payload: Bytes) -> Self {
         Self {
             task: task.id,

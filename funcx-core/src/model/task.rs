@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Function, IdentityId, Shape, TaskId, Timestamp, limit};
+use super::{Function, IdentityId, Shape, Target, TaskId, Timestamp, limit};
 
 /// One attempt at one task. A retry is a new attempt of the same task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +46,19 @@ impl TaskSpec {
             options: Bytes::new(),
             trace: TraceContext::default(),
         }
+    }
+}
+
+impl TaskSpec {
+    /// Bytes of its texts, which travel in the header of a frame.
+    pub fn text_bytes(&self) -> usize {
+        let Shape { accelerators, container, target, .. } = &self.shape;
+        let labels = match target {
+            Target::Anywhere => 0,
+            Target::Labels(labels) => labels.iter().map(|label| size_of::<String>() + label.len()).sum(),
+        };
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.options.len() + length(container) + length(&accelerators.kind) + labels
     }
 }
 

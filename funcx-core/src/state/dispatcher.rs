@@ -86,6 +86,8 @@ pub struct Counters {
     pub dispatched: u64,
     /// Tasks finished.
     pub delivered: u64,
+    /// Tasks that went back to the node above without an outcome.
+    pub handed_back: u64,
     /// Attempts made again because infrastructure was lost.
     pub retried: u64,
     /// Outcomes dropped because the task had ended, or another attempt had the lease.
@@ -236,27 +238,50 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     #[must_use = "tasks that are refused must not be lost"]
     pub fn submit(&mut self, lane: LaneId, tasks: Vec<Task>, now: Now) -> Vec<Task> {
         self.wall = now.wall;
-        let mut tasks = tasks.into_iter();
-        while self.room(lane) > 0 {
-            match tasks.next() {
-                Some(task) => match self.index.get(&task.id) {
-                    Some(&key) => {
-                        let entry = &mut self.tasks[key as usize];
-                        if task.attempt > entry.task.attempt {
-                            entry.task.attempt = task.attempt;
-                            entry.again = entry.cancelled;
-                        }
-                    }
-                    None => {
-                        let key = self.insert(lane, task);
-                        self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key);
-                    }
-                },
-                None => break,
+        let mut refused = Vec::new();
+        for task in tasks {
+            if let Some(&key) = self.index.get(&task.id) {
+                let entry = &mut self.tasks[key as usize];
+                if task.attempt > entry.task.attempt {
+                    entry.task.attempt = task.attempt;
+                    entry.again = entry.cancelled;
+                }
+            } else if self.room(lane) > 0 && refused.is_empty() {
+                let key = self.insert(lane, task);
+                self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key);
+            } else {
+                refused.push(task);
             }
         }
         self.mark(lane);
-        tasks.collect()
+        refused
+    }
+
+    /// Gives up every task that waits here, because the node leaves: they go on elsewhere as the same attempts.
+    pub fn hand_back(&mut self) -> Vec<AttemptId> {
+        let queued: Vec<usize> =
+            self.lanes.iter().flat_map(|lane| lane.queue.iter(&self.tasks).collect::<Vec<_>>()).collect();
+        queued
+            .into_iter()
+            .map(|key| {
+                self.counters.handed_back += 1;
+                self.forget(key).task.attempt_id()
+            })
+            .collect()
+    }
+
+    /// A peer gives up attempts that it has not begun; they are queued again as they were.
+    pub fn handle_given_back(&mut self, peer: PeerId, attempts: &[AttemptId], now: Now) {
+        self.wall = now.wall;
+        let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else { return };
+        for attempt in attempts.iter().rev() {
+            let Some(key) = self.index.get(&attempt.task).map(|key| *key as usize) else { continue };
+            if self.tasks[key].peer == Some(peer) && attempt.number >= self.tasks[key].leased_as {
+                self.unlease(key);
+            }
+        }
+        self.update_room(peer);
+        self.mark(lane);
     }
 
     /// Cancels tasks: a queued one is finished now, for a leased one the peer is asked and its outcome decides.
@@ -330,7 +355,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         let mut known: IdMap<TaskId, ()> = IdMap::default();
         for attempt in held {
             match self.index.get(&attempt.task).map(|key| *key as usize) {
-                Some(key) if self.tasks[key].peer == Some(peer) => {
+                // An earlier attempt proves nothing about the later one that is leased now.
+                Some(key)
+                    if self.tasks[key].peer == Some(peer) && attempt.number >= self.tasks[key].leased_as =>
+                {
                     known.insert(attempt.task, ());
                 }
                 Some(key) if self.tasks[key].peer.is_none() && self.tasks[key].lane == lane => {
@@ -349,15 +377,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             .iter(&self.tasks)
             .filter(|key| !known.contains_key(&self.tasks[*key].task.id))
             .collect();
-        for key in missing.into_iter().rev() {
-            match self.tasks[key].cancelled && !self.tasks[key].again {
-                true => {
-                    let outcome = cancelled(&self.tasks[key].task);
-                    self.finish(key, outcome);
-                }
-                false => self.requeue(key),
-            }
-        }
+        missing.into_iter().rev().for_each(|key| self.unlease(key));
         for key in self.peers[peer.0 as usize].held.iter(&self.tasks) {
             if self.tasks[key].cancelled {
                 self.cancels.entry(peer).or_default().push(self.tasks[key].leased_id());
@@ -436,7 +456,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             task.stamps.set(self.sent, self.wall);
             // Specifications travel with the tasks. Counted for each, although neighbours share theirs: a batch that is
             // too small costs little, one that does not fit into a frame would break the link.
-            bytes += task.payload.len() + task.spec.options.len();
+            bytes += task.payload.len() + task.spec.text_bytes();
             tasks.push(task.clone());
         }
         self.counters.dispatched += tasks.len() as u64;
@@ -487,6 +507,18 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         }
     }
 
+    /// A lease came to nothing: the peer never had the attempt, or gave it back. It is queued as it was.
+    fn unlease(&mut self, key: usize) {
+        let entry = &self.tasks[key];
+        match entry.cancelled && !entry.again {
+            true => {
+                let outcome = cancelled(&entry.task);
+                self.finish(key, outcome);
+            }
+            false => self.requeue(key),
+        }
+    }
+
     /// Puts a leased entry back to the front of its queue.
     fn requeue(&mut self, key: usize) {
         self.detach(key);
@@ -526,13 +558,18 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 
     fn finish(&mut self, key: usize, outcome: Outcome) {
+        self.forget(key);
+        self.counters.delivered += 1;
+        self.finished.push(outcome);
+    }
+
+    fn forget(&mut self, key: usize) -> Entry {
         self.detach(key);
         let entry = self.tasks.remove(key);
         self.lanes[entry.lane.0 as usize].bytes -= entry.task.payload.len();
         let removed = self.index.remove(&entry.task.id);
         invariant!(OneOutcome, removed.is_some(), "{:?} ended twice", entry.task.id);
-        self.counters.delivered += 1;
-        self.finished.push(outcome);
+        entry
     }
 
     fn update_room(&mut self, peer: PeerId) {
@@ -603,7 +640,8 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             }
         }
         if self.index.len() != self.tasks.len()
-            || self.counters.accepted != self.counters.delivered + self.tasks.len() as u64
+            || self.counters.accepted
+                != self.counters.delivered + self.counters.handed_back + self.tasks.len() as u64
         {
             return broken(
                 Invariant::OneOutcome,

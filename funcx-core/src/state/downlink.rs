@@ -55,6 +55,8 @@ pub enum DownlinkEvent {
     Outcomes(OutcomeBatch),
     /// Attempts began to run.
     Started(Vec<StartedEvent>),
+    /// Attempts that it did not begin and gives back.
+    GaveBack(Vec<AttemptId>),
     /// Figures for people.
     Report(Report),
     /// It leaves for good.
@@ -138,6 +140,10 @@ impl Downlink {
                 self.events.push_back(DownlinkEvent::Started(events));
             }
             (State::Open, Message::Report(report)) => self.events.push_back(DownlinkEvent::Report(report)),
+            (State::Open, Message::GaveBack(attempts)) => {
+                let attempts = attempts.into_iter().map(AttemptId::from).collect();
+                self.events.push_back(DownlinkEvent::GaveBack(attempts));
+            }
             (State::Open, Message::Pong(_)) => {}
             (State::Open, Message::Goodbye) => {
                 self.state = State::Closed;

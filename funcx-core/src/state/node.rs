@@ -14,7 +14,7 @@ use super::uplink::{Uplink, UplinkEvent, UplinkIdentity};
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId, PlacementPolicy};
 use crate::message::{Hello, Message, Refused, Report, StartedEvent};
 use crate::model::{
-    AttemptId, Failure, FunctionKind, Hop, Now, Outcome, OutcomeKind, Task, TaskId, Tick, Timestamp,
+    AttemptId, Failure, FunctionKind, Hop, Now, Outcome, OutcomeKind, Task, TaskId, Tick, Timestamp, limit,
 };
 
 /// A connection, numbered by the driver; never reused.
@@ -116,9 +116,11 @@ pub struct Node<P = IdleFirst> {
     uncommitted: VecDeque<(DeliveryId, Option<(PeerId, u64)>)>,
     next_delivery: u64,
     arrived: Option<(PeerId, u64)>,
-    total: Capacity,
+    total_slots: u64,
+    total_prefetch: u64,
     full: bool,
     draining: bool,
+    left: bool,
     outputs: VecDeque<NodeOutput>,
 }
 
@@ -133,7 +135,7 @@ struct Link {
 #[derive(Debug)]
 enum Peer {
     Executor { capacity: Capacity },
-    Remote { info: PeerInfo, epoch: u64, link: Option<LinkId> },
+    Remote { info: PeerInfo, epoch: u64, link: Option<LinkId>, given_up_at: Option<Tick> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,9 +159,11 @@ impl<P: PlacementPolicy + Default> Node<P> {
             uncommitted: VecDeque::new(),
             next_delivery: 1,
             arrived: None,
-            total: Capacity::default(),
+            total_slots: 0,
+            total_prefetch: 0,
             full: false,
             draining: false,
+            left: false,
             outputs: VecDeque::new(),
         }
     }
@@ -253,10 +257,13 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.pump();
     }
 
-    /// Leaves at once: what is here is given back to the node above.
+    /// Leaves at once: what waits here goes back to the node above as it was, what runs below is lost there.
     pub fn leave(&mut self) {
-        self.draining = true;
+        (self.draining, self.left) = (true, true);
+        self.advertise();
+        let waiting = self.dispatcher.hand_back();
         if let Some(uplink) = &mut self.uplink {
+            uplink.give_back(&waiting);
             uplink.goodbye();
         }
         self.pump();
@@ -274,7 +281,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
         let Some(entry) = self.links.get_mut(&link) else { return };
         let Some((hello, _)) = &entry.pending else { return };
         // One identity, one process: another one is turned away while the first is there.
-        if let Some(Peer::Remote { info, epoch, link: Some(_) }) =
+        if let Some(Peer::Remote { info, epoch, link: Some(_), .. }) =
             self.by_node.get(&hello.node).and_then(|peer| self.peers.get(peer))
             && *epoch != hello.epoch
         {
@@ -379,7 +386,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
                     self.pump_link(link, now);
                 }
                 Timer::Lease(peer) => {
-                    if matches!(self.peers.get(&peer), Some(Peer::Remote { link: None, .. })) {
+                    // It may have come back and gone again since, which is another wait.
+                    let due = Some(deadline);
+                    if matches!(self.peers.get(&peer), Some(Peer::Remote { given_up_at, .. }) if *given_up_at == due)
+                    {
                         self.lose(peer, "its connection broke and it did not come back in time", now);
                     }
                 }
@@ -411,7 +421,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
         for peer in self.peers.values() {
             if let Peer::Remote { info, link: Some(_), .. } = peer {
                 report.managers += 1;
-                report.workers += info.capacity.slots;
+                report.workers = report.workers.saturating_add(info.capacity.slots);
             }
         }
         for lane in 0..self.dispatcher.lanes() {
@@ -455,6 +465,11 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 DownlinkEvent::Started(events) => {
                     if let Some(peer) = self.peer_of(link) {
                         self.started(peer, events);
+                    }
+                }
+                DownlinkEvent::GaveBack(attempts) => {
+                    if let Some(peer) = self.peer_of(link) {
+                        self.dispatcher.handle_given_back(peer, &attempts, now);
                     }
                 }
                 DownlinkEvent::Report(report) => {
@@ -512,7 +527,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
             report: Report::default(),
         };
         self.by_node.insert(hello.node, peer);
-        self.peers.insert(peer, Peer::Remote { info: info.clone(), epoch: hello.epoch, link: Some(link) });
+        self.peers.insert(
+            peer,
+            Peer::Remote { info: info.clone(), epoch: hello.epoch, link: Some(link), given_up_at: None },
+        );
         if let Some(entry) = self.links.get_mut(&link) {
             entry.peer = Some(peer);
         }
@@ -535,18 +553,19 @@ impl<P: PlacementPolicy + Default> Node<P> {
             self.timers.remove(&(armed, Timer::Link(link)));
         }
         let Some(peer) = entry.peer else { return };
-        if let Some(Peer::Remote { info, link: current, .. }) = self.peers.get_mut(&peer)
+        if let Some(Peer::Remote { info, link: current, given_up_at, .. }) = self.peers.get_mut(&peer)
             && *current == Some(link)
         {
             *current = None;
+            *given_up_at = self.config.lease_grace.map(|grace| now.tick + grace);
+            if let Some(deadline) = *given_up_at {
+                self.timers.insert((deadline, Timer::Lease(peer)));
+            }
             info.connected = false;
             let old = std::mem::take(&mut info.capacity);
             self.outputs.push_back(NodeOutput::PeerDown(info.clone()));
             self.dispatcher.set_capacity(peer, Capacity::default());
             self.capacity_changed(old, Capacity::default());
-            if let Some(grace) = self.config.lease_grace {
-                self.timers.insert((now.tick + grace, Timer::Lease(peer)));
-            }
         }
     }
 
@@ -554,6 +573,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
     fn lose(&mut self, peer: PeerId, reason: &str, now: Now) {
         let Some(Peer::Remote { mut info, link, .. }) = self.peers.remove(&peer) else { return };
         self.by_node.remove(&info.node);
+        // Its place may be taken by another process, to which acknowledgements for this one mean nothing.
+        for (_, source) in &mut self.uncommitted {
+            source.take_if(|(sender, _)| *sender == peer);
+        }
         if let Some(link) = link {
             self.links.remove(&link);
             self.capacity_changed(info.capacity, Capacity::default());
@@ -575,6 +598,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     }
 
     fn outcomes(&mut self, peer: PeerId, mut outcomes: Vec<Outcome>, sequence: Option<u64>, now: Now) {
+        outcomes.iter_mut().for_each(bound);
         if let Some(hop) = self.config.returned {
             outcomes.iter_mut().for_each(|outcome| outcome.stamps.set(hop, now.wall));
         }
@@ -611,9 +635,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
         }
     }
 
-    /// Tasks from above, each to the lane for its kind.
+    /// Tasks from above, each to the lane for its kind. What does not fit goes back, after word that nothing fits.
     fn take(&mut self, tasks: Vec<Task>, now: Now) {
-        let mut rejected = Vec::new();
+        let (mut rejected, mut refused) = (Vec::new(), Vec::new());
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.next() {
             let kind = first.spec.function.kind();
@@ -622,12 +646,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 run.push(task);
             }
             match self.routes.iter().find(|(routed, _)| *routed == kind) {
-                Some((_, lane)) => {
-                    let full = Failure::new("QueueFull", "more tasks came than there was room for");
-                    let refused = self.dispatcher.submit(*lane, run, now);
-                    rejected
-                        .extend(refused.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &full)));
-                }
+                Some((_, lane)) => refused.extend(self.dispatcher.submit(*lane, run, now)),
                 None => {
                     let failure = Failure::new(
                         "UnsupportedFunctionKind",
@@ -638,8 +657,15 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 }
             }
         }
-        if let (Some(uplink), false) = (&mut self.uplink, rejected.is_empty()) {
-            uplink.finish(rejected);
+        if !refused.is_empty() {
+            self.full = true;
+            self.advertise();
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.give_back(&refused.iter().map(Task::attempt_id).collect::<Vec<_>>());
+            if !rejected.is_empty() {
+                uplink.finish(rejected);
+            }
         }
     }
 
@@ -651,8 +677,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
             while let Some(message) = uplink.poll_message() {
                 self.outputs.push_back(NodeOutput::SendUp(message));
             }
-            if self.draining && uplink.held() == 0 && uplink.is_open() {
-                self.draining = false;
+            if self.draining && !self.left && uplink.held() == 0 && uplink.is_open() {
+                self.left = true;
                 uplink.goodbye();
                 while let Some(message) = uplink.poll_message() {
                     self.outputs.push_back(NodeOutput::SendUp(message));
@@ -749,8 +775,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
     }
 
     fn capacity_changed(&mut self, old: Capacity, new: Capacity) {
-        self.total.slots = (self.total.slots + new.slots).saturating_sub(old.slots);
-        self.total.prefetch = (self.total.prefetch + new.prefetch).saturating_sub(old.prefetch);
+        self.total_slots = self.total_slots + u64::from(new.slots) - u64::from(old.slots);
+        self.total_prefetch = self.total_prefetch + u64::from(new.prefetch) - u64::from(old.prefetch);
     }
 
     /// Tells the node above how much fits. When arguments fill three quarters of a lane's bytes it takes no more until
@@ -766,9 +792,28 @@ impl<P: PlacementPolicy + Default> Node<P> {
         uplink.set_capacity(match self.full || self.draining {
             true => Capacity::default(),
             false => Capacity {
-                slots: self.total.slots,
-                prefetch: self.total.prefetch.saturating_add(self.config.queue_tasks),
+                slots: bounded(self.total_slots),
+                prefetch: bounded(self.total_prefetch + u64::from(self.config.queue_tasks)),
             },
         });
     }
+}
+
+/// An outcome that no frame could hold becomes one that says so. Executors have bounds of their own; this one keeps a
+/// link from breaking over an executor that has none.
+fn bound(outcome: &mut Outcome) {
+    if outcome.payload_bytes() <= limit::MAX_PAYLOAD_BYTES + 3 * limit::MAX_OUTPUT_BYTES {
+        return;
+    }
+    let message = format!(
+        "the result has {} bytes, more than the {} that are allowed",
+        outcome.payload.len(),
+        limit::MAX_PAYLOAD_BYTES
+    );
+    outcome.become_failure(OutcomeKind::Raised, &Failure::new("MaxResultSizeExceeded", message));
+}
+
+/// What one node may say of its capacity, however much there is below it.
+fn bounded(tasks: u64) -> u32 {
+    u32::try_from(tasks).unwrap_or(u32::MAX).min(limit::MAX_PEER_CREDITS)
 }

@@ -237,7 +237,20 @@ impl Uplink {
         }
     }
 
-    /// Leaves: what is held is given back.
+    /// Gives back attempts that were not begun.
+    pub fn give_back(&mut self, attempts: &[AttemptId]) {
+        for attempt in attempts {
+            self.held.remove(&attempt.task);
+        }
+        if self.is_open() {
+            let chunks = attempts.chunks(limit::MAX_BATCH_TASKS);
+            self.messages.extend(
+                chunks.map(|chunk| Message::GaveBack(chunk.iter().copied().map(WireAttempt::from).collect())),
+            );
+        }
+    }
+
+    /// Leaves: what is held is lost, unless it was given back before.
     pub fn goodbye(&mut self) {
         if self.is_open() {
             self.messages.push_back(Message::Goodbye);
@@ -268,7 +281,10 @@ impl Uplink {
     fn acknowledged(&mut self, through: u64) {
         while let Some(batch) = self.outbox.pop_front_if(|batch| batch.sequence <= through) {
             for head in &batch.heads {
-                self.held.remove(&head.task);
+                // A later attempt may have come since.
+                if self.held.get(&head.task).is_some_and(|number| *number <= head.attempt) {
+                    self.held.remove(&head.task);
+                }
             }
         }
     }

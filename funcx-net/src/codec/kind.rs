@@ -46,6 +46,7 @@ kinds! {
     Report = 0x06,
     Pong = 0x07,
     Goodbye = 0x08,
+    GaveBack = 0x09,
     Welcome = 0x81,
     Refused = 0x82,
     Functions = 0x83,

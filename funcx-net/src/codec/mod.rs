@@ -72,7 +72,7 @@ pub fn encode(message: Message) -> Result<Frame> {
         Message::Refused(refused) => Encoder::new(kind, 0).finish(&clipped(refused)),
         Message::Capacity(capacity) => Encoder::new(kind, 0).finish(&capacity),
         Message::Report(report) => Encoder::new(kind, 0).finish(&report),
-        Message::Held(attempts) | Message::Cancel(attempts) => {
+        Message::Held(attempts) | Message::Cancel(attempts) | Message::GaveBack(attempts) => {
             bounded(attempts.len(), limit::MAX_BATCH_TASKS)?;
             Encoder::new(kind, attempts.len()).finish(&attempts)
         }
@@ -128,6 +128,7 @@ fn decode_kind(kind: Kind, frame: &Bytes) -> Result<Message> {
         Kind::Capacity => Message::Capacity(header::read(header)?),
         Kind::Report => Message::Report(header::read(header)?),
         Kind::Held => Message::Held(header::read::<Batch<WireAttempt>>(header)?.0),
+        Kind::GaveBack => Message::GaveBack(header::read::<Batch<WireAttempt>>(header)?.0),
         Kind::Cancel => Message::Cancel(header::read::<Batch<WireAttempt>>(header)?.0),
         Kind::TaskEvents => Message::TaskEvents(header::read::<List<_, MAX_EVENTS>>(header)?.0),
         Kind::Pong => Message::Pong(header::read(header)?),

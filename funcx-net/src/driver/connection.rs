@@ -7,7 +7,7 @@ use funcx_core::state::LinkId;
 use futures::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 
-use super::Received;
+use super::{FAREWELL, Received, ToSend};
 use crate::codec;
 
 /// Frames put into a connection before it is flushed: a message alone goes out at once, a flood in large writes.
@@ -17,7 +17,7 @@ const FRAMES_PER_FLUSH: usize = 64;
 pub(super) async fn run_below(
     connection: Box<dyn Connection>,
     link: LinkId,
-    outgoing: mpsc::UnboundedReceiver<Message>,
+    outgoing: ToSend,
     received: mpsc::Sender<Received>,
 ) {
     let forward = received.clone();
@@ -26,14 +26,15 @@ pub(super) async fn run_below(
     let _ = received.send(Received::Closed(link, reason)).await;
 }
 
-/// Serves a connection until the other side closes it, it fails, or the sender of `outgoing` is dropped; then what was
-/// put into `outgoing` is still sent.
+/// Serves a connection until the other side closes it, it fails, or the other end of `outgoing` is dropped; then what
+/// was put into it is still sent, for as long as [`FAREWELL`].
 pub(super) async fn run(
     connection: Box<dyn Connection>,
-    mut outgoing: mpsc::UnboundedReceiver<Message>,
+    outgoing: ToSend,
     wrap: impl Fn(Message) -> Received,
     received: mpsc::Sender<Received>,
 ) -> Result<()> {
+    let ToSend { messages: mut outgoing, closing } = outgoing;
     let (mut sink, mut stream) = connection.split();
     // Reading and writing go on side by side: a peer that is slow to read must not keep us from reading.
     let read = async {
@@ -59,5 +60,7 @@ pub(super) async fn run(
     tokio::select! {
         ended = read => ended,
         ended = write => ended,
+        // A peer that takes nothing must not keep a connection that is given up.
+        () = async { closing.cancelled().await; tokio::time::sleep(FAREWELL).await } => Ok(()),
     }
 }

@@ -33,14 +33,14 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use uplink::Above;
 
 /// Messages from all links that wait for the node. When they are this many, connections are read more slowly.
 const INBOX_MESSAGES: usize = 1024;
 
-/// Time that connections have to send what was put into them when the node stops.
+/// Time that a connection has to send what was put into it when it is closed or the node stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Inputs handled before outputs are looked at, so that a flood is answered in large batches.
@@ -84,11 +84,30 @@ enum Input<P> {
     Command(Command<P>),
 }
 
+/// What is to be sent on a connection. When it is dropped the connection sends what it has, if that goes quickly, and
+/// closes.
+struct Outgoing {
+    messages: mpsc::UnboundedSender<Message>,
+    _closing: DropGuard,
+}
+
+/// The end of an [`Outgoing`] that a connection has.
+struct ToSend {
+    messages: mpsc::UnboundedReceiver<Message>,
+    closing: CancellationToken,
+}
+
+fn outgoing() -> (Outgoing, ToSend) {
+    let (sender, messages) = mpsc::unbounded_channel();
+    let closing = CancellationToken::new();
+    (Outgoing { messages: sender, _closing: closing.clone().drop_guard() }, ToSend { messages, closing })
+}
+
 /// What connections tell, each in its order.
 enum Received {
     Message(LinkId, Message),
     Closed(LinkId, String),
-    ConnectedAbove(mpsc::UnboundedSender<Message>),
+    ConnectedAbove(Outgoing),
     Above(Message),
     ClosedAbove,
 }
@@ -254,10 +273,10 @@ struct Driver<P> {
     node: Node<P>,
     host: Arc<dyn NodeHost>,
     clock: Clock,
-    links: HashMap<LinkId, mpsc::UnboundedSender<Message>>,
+    links: HashMap<LinkId, Outgoing>,
     connections: JoinSet<()>,
     next_link: u64,
-    above: Option<mpsc::UnboundedSender<Message>>,
+    above: Option<Outgoing>,
     executors: HashMap<PeerId, Arc<dyn Executor>>,
     peer_of_token: HashMap<u64, PeerId>,
     received_by: mpsc::Sender<Received>,
@@ -305,6 +324,10 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 }
                 Some(_) = self.connections.join_next() => continue,
                 () = timer => {
+                    // What has come counts as heard, also if this process itself was what stood still.
+                    while let Ok(message) = received.try_recv() {
+                        self.handle_received(message);
+                    }
                     let now = self.clock.now();
                     self.node.handle_timeout(now);
                 }
@@ -325,7 +348,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             Input::Accepted(connection) => {
                 let link = LinkId(self.next_link);
                 self.next_link += 1;
-                let (outgoing, to_send) = mpsc::unbounded_channel();
+                let (outgoing, to_send) = outgoing();
                 self.links.insert(link, outgoing);
                 self.connections.spawn(connection::run_below(
                     connection,
@@ -382,12 +405,12 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 NodeOutput::Send(link, message) => {
                     if let Some(outgoing) = self.links.get(&link) {
                         // A connection that is closing says so through `Received::Closed`.
-                        let _ = outgoing.send(message);
+                        let _ = outgoing.messages.send(message);
                     }
                 }
                 NodeOutput::SendUp(message) => {
                     if let Some(outgoing) = &self.above {
-                        let _ = outgoing.send(message);
+                        let _ = outgoing.messages.send(message);
                     }
                 }
                 NodeOutput::Close(link, reason) => {

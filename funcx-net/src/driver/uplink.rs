@@ -7,7 +7,7 @@ use funcx_core::model::limit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Received, connection};
+use super::{Received, connection, outgoing};
 use crate::transport::Transports;
 
 /// First pause after a failed dial; doubles up to [`LONGEST_PAUSE`].
@@ -37,7 +37,7 @@ impl Above {
             };
             match dialled {
                 Ok(Ok(connection)) => {
-                    let (outgoing, to_send) = mpsc::unbounded_channel();
+                    let (outgoing, to_send) = outgoing();
                     let _ = received.send(Received::ConnectedAbove(outgoing)).await;
                     let started = tokio::time::Instant::now();
                     let ended = connection::run(connection, to_send, Received::Above, received.clone()).await;

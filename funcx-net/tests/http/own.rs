@@ -257,3 +257,32 @@ async fn the_description_names_every_route_and_the_error_body() {
         assert!(schemas.contains_key(schema), "{schema}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_is_given_again() {
+    let site = Site::new().await;
+    let (native, globus) = (site.native_function().await, site.globus_function().await);
+    let calls = json!([{ "function_id": native, "arguments": [1] }]);
+    for (target, body) in [
+        ("/v1/submit".to_owned(), json!({ "endpoint_id": site.endpoint, "tasks": calls })),
+        (
+            format!("/v3/endpoints/{}/submit", site.endpoint),
+            json!({ "tasks": { &globus: [crate::site::NO_ARGUMENTS] } }),
+        ),
+    ] {
+        let request = axum::http::Request::builder()
+            .method("POST")
+            .uri(&target)
+            .header("authorization", format!("Bearer {}", site.people.alice.token))
+            .body(axum::body::Body::from(body.to_string()))
+            .unwrap();
+        let unread = tower::ServiceExt::oneshot(site.router.clone(), request).await.unwrap();
+        assert_eq!(unread.status(), 200);
+        drop(unread);
+        let group = async || site.ask("POST", &target, Some(body.clone())).await.text("task_group_id");
+        let listed = site.ask("GET", "/v1/tasks", None).await.body;
+        let made = &listed["tasks"].as_array().unwrap().last().unwrap()["task_group_id"];
+        assert_eq!(group().await, made.as_str().unwrap());
+        assert_ne!(group().await, made.as_str().unwrap());
+    }
+}

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::http::Request;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use funcx_core::conformance::task_store::MemoryStore;
 use funcx_core::contract::Scope;
 use funcx_core::model::Timestamp;
@@ -315,4 +317,26 @@ async fn a_busy_service_says_when_to_come_back() {
     let full = site.ask("POST", "/v1/submit", Some(body)).await;
     full.is_refused(429, "LIMIT_EXCEEDED", &["endpoint_tasks"]);
     assert_eq!(full.headers["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn only_known_clients_are_read_when_they_ask_for_a_token_and_only_little() {
+    let site = Site::new().await;
+    let identity = site.people.alice.principal.identity;
+    let (id, secret) = site.people.authority.create_client(identity, &[Scope::Compute]).unwrap();
+    let ask = async |secret: &str, body: Body| {
+        let basic = format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")));
+        let request = Request::builder()
+            .method("POST")
+            .uri("/v2/oauth2/token")
+            .header("authorization", basic)
+            .body(body)
+            .unwrap();
+        site.send(request).await
+    };
+    let unread = futures::stream::once(async { panic!("the body is read") as Result<Vec<u8>, std::io::Error> });
+    ask("wrong", Body::from_stream(unread)).await.is_refused(401, "USER_UNAUTHENTICATED", &[]);
+    let form = |padding: usize| format!("grant_type=client_credentials&state={}", "x".repeat(padding));
+    ask(&secret, Body::from(form(64 << 10))).await.is_refused(413, "PAYLOAD_TOO_LARGE", &["65536"]);
+    assert_eq!(ask(&secret, Body::from(form(1000))).await.status, 200);
 }

@@ -78,3 +78,41 @@ async fn only_the_owner_serves_as_an_endpoint() {
     let NodeNotice::RefusedAbove(refused) = locked.notice().await else { panic!("it was let in") };
     assert!(refused.retry);
 }
+
+/// Somebody's own endpoint and function.
+async fn place(fabric: &Fabric, owner: &Person) -> (EndpointId, FunctionId) {
+    (fabric.register_endpoint(owner).await, register(fabric, owner).await)
+}
+
+#[tokio::test]
+async fn a_group_belongs_to_who_has_its_first_tasks() {
+    let people = People::new().await;
+    let store = Gated::new(memory());
+    let fabric = Fabric::start(ServiceConfig::default(), Arc::clone(&store) as _, &people).await;
+    let (alice, bob) = (&people.alice.principal, &people.bob.principal);
+    let (at_alice, of_alice) = place(&fabric, &people.alice).await;
+    let (at_bob, of_bob) = place(&fabric, &people.bob).await;
+    let (first, second) = (TaskGroupId::from_u128(5), TaskGroupId::from_u128(6));
+
+    // Who fails to submit to a group has no claim to it.
+    store.failures.store(1, std::sync::atomic::Ordering::SeqCst);
+    let failed = fabric.service.submit(alice, call(at_alice, of_alice, Some(first), &[1])).await;
+    assert_eq!(failed.unwrap_err().error().kind(), ErrorKind::Unavailable);
+    submit(&fabric, &people.bob, call(at_bob, of_bob, Some(first), &[1])).await;
+    let late = fabric.service.submit(alice, call(at_alice, of_alice, Some(first), &[1])).await;
+    assert_eq!(late.unwrap_err().code(), "TASK_GROUP_ACCESS_FORBIDDEN");
+
+    // Of two at the same time the second is refused, and the first may send more.
+    store.close();
+    let asked = store.waiting();
+    let mut one = Box::pin(fabric.service.submit(alice, call(at_alice, of_alice, Some(second), &[1])));
+    tokio::select! {
+        _ = &mut one => panic!("the store has not answered"),
+        () = asked => {}
+    }
+    let other = fabric.service.submit(bob, call(at_bob, of_bob, Some(second), &[1])).await;
+    assert_eq!(other.unwrap_err().code(), "TASK_GROUP_ACCESS_FORBIDDEN");
+    store.open();
+    one.await.unwrap();
+    submit(&fabric, &people.alice, call(at_alice, of_alice, Some(second), &[2])).await;
+}

@@ -141,3 +141,16 @@ async fn a_new_process_gets_what_the_old_one_left() {
         outcome(&fabric, &people.alice, task.id).await;
     }
 }
+
+#[tokio::test]
+async fn a_service_whose_node_is_gone_accepts_nothing() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = register(&fabric, &people.alice).await;
+    submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
+    fabric.service.node().with(|_, _| panic!("the node breaks")).await.unwrap_err();
+    let refused = fabric.service.submit(&people.alice.principal, call(endpoint, function, None, &[2])).await;
+    let refused = refused.unwrap_err();
+    assert_eq!((refused.error().kind(), refused.error().is_retryable()), (ErrorKind::Unavailable, true));
+}
