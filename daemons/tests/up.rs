@@ -52,7 +52,10 @@ fn a_port_in_use_is_named_with_the_way_out() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let said = fails(&["--port", &port], 11);
-    assert!(said.contains(&format!("127.0.0.1:{port} is in use")) && said.contains("choose another port"), "{said}");
+    assert!(
+        said.contains(&format!("127.0.0.1:{port} is in use")) && said.contains("choose another port"),
+        "{said}"
+    );
 }
 
 #[test]

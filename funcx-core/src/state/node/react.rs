@@ -1,0 +1,255 @@
+//! What a node does about what it is told: by links, by executors, by the node above.
+
+use super::{Node, NodeOutput, Peer, PeerInfo, Timer};
+use crate::contract::{Capacity, PeerId, PlacementPolicy};
+use crate::message::{Report, StartedEvent};
+use crate::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Timestamp, limit};
+use crate::state::downlink::DownlinkEvent;
+use crate::state::uplink::{Uplink, UplinkEvent};
+use crate::state::{LaneId, LinkId};
+
+impl<P: PlacementPolicy + Default> Node<P> {
+    pub(super) fn pump_link(&mut self, link: LinkId, now: Now) {
+        while let Some(event) = self.links.get_mut(&link).and_then(|entry| entry.session.poll_event()) {
+            match event {
+                DownlinkEvent::Hello(hello) => {
+                    if let Some(entry) = self.links.get_mut(&link) {
+                        entry.pending = Some((hello.clone(), LaneId(0)));
+                    }
+                    self.outputs.push_back(NodeOutput::Authorize(link, hello));
+                }
+                DownlinkEvent::Opened { held, capacity } => self.attach(link, &held, capacity, now),
+                DownlinkEvent::Capacity(capacity) => self.set_capacity(link, capacity),
+                DownlinkEvent::Outcomes(batch) => {
+                    if let Some(peer) = self.peer_of(link) {
+                        let sequence = batch.sequence;
+                        self.outcomes(peer, batch.into_outcomes(), Some(sequence), now);
+                    }
+                }
+                DownlinkEvent::Started(events) => {
+                    if let Some(peer) = self.peer_of(link) {
+                        self.started(peer, events);
+                    }
+                }
+                DownlinkEvent::GaveBack(attempts) => {
+                    if let Some(peer) = self.peer_of(link) {
+                        self.dispatcher.handle_given_back(peer, &attempts, now);
+                    }
+                }
+                DownlinkEvent::Report(report) => {
+                    if let Some(Peer::Remote { info, .. }) =
+                        self.peer_of(link).and_then(|peer| self.peers.get_mut(&peer))
+                    {
+                        info.report = report;
+                    }
+                }
+                DownlinkEvent::Goodbye => {
+                    if let Some(peer) = self.peer_of(link) {
+                        self.lose(peer, "it left", now);
+                    }
+                    self.outputs.push_back(NodeOutput::Close(link, "it left".to_owned()));
+                }
+                DownlinkEvent::Failed(reason) => {
+                    self.flush(link);
+                    self.outputs.push_back(NodeOutput::Close(link, reason));
+                    self.detach(link, now);
+                }
+            }
+        }
+        self.flush(link);
+        self.arm(link);
+    }
+
+    /// A node below has completed its handshake.
+    pub(super) fn attach(&mut self, link: LinkId, held: &[AttemptId], capacity: Capacity, now: Now) {
+        let Some((hello, lane)) = self.links.get_mut(&link).and_then(|entry| entry.pending.take()) else {
+            return;
+        };
+        let known = self.by_node.get(&hello.node).copied();
+        let same = known.filter(
+            |peer| matches!(self.peers.get(peer), Some(Peer::Remote { epoch, .. }) if *epoch == hello.epoch),
+        );
+        if let (Some(old), None) = (known, same) {
+            self.lose(old, "it started anew", now);
+        }
+        let peer = same.unwrap_or_else(|| self.dispatcher.add_peer(lane, Capacity::default()));
+        if let Some(Peer::Remote { info, link: Some(old), .. }) = self.peers.get(&peer) {
+            // The same process on a new connection: the old one is dead, only we did not notice yet.
+            let (old, known) = (*old, info.capacity);
+            self.links.remove(&old);
+            self.capacity_changed(known, Capacity::default());
+            self.outputs.push_back(NodeOutput::Close(old, "replaced by a new connection".to_owned()));
+        }
+        let info = PeerInfo {
+            peer,
+            node: hello.node,
+            lane,
+            name: hello.name,
+            software: hello.software,
+            connected: true,
+            capacity,
+            report: Report::default(),
+        };
+        self.by_node.insert(hello.node, peer);
+        self.peers.insert(
+            peer,
+            Peer::Remote { info: info.clone(), epoch: hello.epoch, link: Some(link), given_up_at: None },
+        );
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.peer = Some(peer);
+        }
+        let stale = self.dispatcher.reconcile(peer, held, now);
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.session.send_cancel(&stale);
+            if self.draining {
+                entry.session.drain();
+            }
+        }
+        self.dispatcher.set_capacity(peer, capacity);
+        self.capacity_changed(Capacity::default(), capacity);
+        self.outputs.push_back(NodeOutput::PeerUp(info));
+    }
+
+    /// A connection from below is gone; its node may come back.
+    pub(super) fn detach(&mut self, link: LinkId, now: Now) {
+        let Some(entry) = self.links.remove(&link) else { return };
+        if let Some(armed) = entry.armed {
+            self.timers.remove(&(armed, Timer::Link(link)));
+        }
+        let Some(peer) = entry.peer else { return };
+        if let Some(Peer::Remote { info, link: current, given_up_at, .. }) = self.peers.get_mut(&peer)
+            && *current == Some(link)
+        {
+            *current = None;
+            *given_up_at = self.config.lease_grace.map(|grace| now.tick + grace);
+            if let Some(deadline) = *given_up_at {
+                self.timers.insert((deadline, Timer::Lease(peer)));
+            }
+            info.connected = false;
+            let old = std::mem::take(&mut info.capacity);
+            self.outputs.push_back(NodeOutput::PeerDown(info.clone()));
+            self.dispatcher.set_capacity(peer, Capacity::default());
+            self.capacity_changed(old, Capacity::default());
+        }
+    }
+
+    /// A node below will not come back.
+    pub(super) fn lose(&mut self, peer: PeerId, reason: &str, now: Now) {
+        let Some(Peer::Remote { mut info, link, .. }) = self.peers.remove(&peer) else { return };
+        self.by_node.remove(&info.node);
+        // Its place may be taken by another process, to which acknowledgements for this one mean nothing.
+        for (_, source) in &mut self.uncommitted {
+            source.take_if(|(sender, _)| *sender == peer);
+        }
+        if let Some(link) = link {
+            self.links.remove(&link);
+            self.capacity_changed(info.capacity, Capacity::default());
+            self.outputs.push_back(NodeOutput::Close(link, reason.to_owned()));
+            info.connected = false;
+            info.capacity = Capacity::default();
+            self.outputs.push_back(NodeOutput::PeerDown(info));
+        }
+        self.dispatcher.remove_peer(peer, reason, now);
+    }
+
+    pub(super) fn set_capacity(&mut self, link: LinkId, capacity: Capacity) {
+        let Some(peer) = self.peer_of(link) else { return };
+        if let Some(Peer::Remote { info, .. }) = self.peers.get_mut(&peer) {
+            let old = std::mem::replace(&mut info.capacity, capacity);
+            self.dispatcher.set_capacity(peer, capacity);
+            self.capacity_changed(old, capacity);
+        }
+    }
+
+    pub(super) fn outcomes(
+        &mut self,
+        peer: PeerId,
+        mut outcomes: Vec<Outcome>,
+        sequence: Option<u64>,
+        now: Now,
+    ) {
+        outcomes.iter_mut().for_each(bound);
+        if let Some(hop) = self.config.returned {
+            outcomes.iter_mut().for_each(|outcome| outcome.stamps.set(hop, now.wall));
+        }
+        self.dispatcher.handle_outcomes(peer, outcomes, now);
+        self.arrived = sequence.map(|sequence| (peer, sequence));
+        self.pump_dispatcher();
+        if self.arrived.is_some() {
+            // All of them were late, or made new attempts: nothing to make safe, but the order of acknowledgements holds.
+            self.deliver(Vec::new());
+        }
+    }
+
+    pub(super) fn started(&mut self, peer: PeerId, events: Vec<StartedEvent>) {
+        for event in &events {
+            self.dispatcher.handle_started(peer, event.attempt.into(), Timestamp::from_nanos(event.at));
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.started(events);
+        }
+    }
+
+    pub(super) fn pump_uplink(&mut self, now: Now) {
+        while let Some(event) = self.uplink.as_mut().and_then(Uplink::poll_event) {
+            match event {
+                UplinkEvent::Opened => self.outputs.push_back(NodeOutput::OpenedAbove),
+                UplinkEvent::Tasks(tasks) => self.take(tasks, now),
+                UplinkEvent::Cancel(attempts) => {
+                    self.dispatcher.cancel(attempts.into_iter().map(|attempt| attempt.task), now);
+                }
+                UplinkEvent::Drain => self.drain(),
+                UplinkEvent::Refused(refused) => self.outputs.push_back(NodeOutput::RefusedAbove(refused)),
+                UplinkEvent::Failed(reason) => self.outputs.push_back(NodeOutput::CloseUp(reason)),
+            }
+        }
+    }
+
+    /// Tasks from above, each to the lane for its kind. What does not fit goes back, after word that nothing fits.
+    pub(super) fn take(&mut self, tasks: Vec<Task>, now: Now) {
+        let (mut rejected, mut refused) = (Vec::new(), Vec::new());
+        let mut tasks = tasks.into_iter().peekable();
+        while let Some(first) = tasks.next() {
+            let kind = first.spec.function.kind();
+            let mut run = vec![first];
+            while let Some(task) = tasks.next_if(|task| task.spec.function.kind() == kind) {
+                run.push(task);
+            }
+            match self.routes.iter().find(|(routed, _)| *routed == kind) {
+                Some((_, lane)) => refused.extend(self.dispatcher.submit(*lane, run, now)),
+                None => {
+                    let failure = Failure::new(
+                        "UnsupportedFunctionKind",
+                        format!("no worker here runs {kind} functions"),
+                    );
+                    rejected
+                        .extend(run.iter().map(|task| Outcome::failed(task, OutcomeKind::Raised, &failure)));
+                }
+            }
+        }
+        if !refused.is_empty() {
+            self.full = true;
+            self.advertise();
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.give_back(&refused.iter().map(Task::attempt_id).collect::<Vec<_>>());
+            if !rejected.is_empty() {
+                uplink.finish(rejected);
+            }
+        }
+    }
+}
+
+/// An outcome that no frame could hold becomes one that says so. Executors have bounds of their own; this one keeps a
+/// link from breaking over an executor that has none.
+fn bound(outcome: &mut Outcome) {
+    if outcome.payload_bytes() <= limit::MAX_PAYLOAD_BYTES + 3 * limit::MAX_OUTPUT_BYTES {
+        return;
+    }
+    let message = format!(
+        "the result has {} bytes, more than the {} that are allowed",
+        outcome.payload.len(),
+        limit::MAX_PAYLOAD_BYTES
+    );
+    outcome.become_failure(OutcomeKind::Raised, &Failure::new("MaxResultSizeExceeded", message));
+}

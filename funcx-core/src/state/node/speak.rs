@@ -1,0 +1,143 @@
+//! What a node says: moves what its dispatcher and its sessions have to say to its outputs.
+
+use super::{DeliveryId, Node, NodeOutput, Peer, Timer};
+use crate::contract::{Capacity, PeerId, PlacementPolicy};
+use crate::model::{Outcome, limit};
+use crate::state::dispatcher::DispatcherOutput;
+use crate::state::{LaneId, LinkId};
+
+impl<P: PlacementPolicy + Default> Node<P> {
+    /// Moves what the dispatcher and the sessions have to say to the outputs.
+    pub(super) fn pump(&mut self) {
+        self.pump_dispatcher();
+        self.advertise();
+        if let Some(uplink) = &mut self.uplink {
+            while let Some(message) = uplink.poll_message() {
+                self.outputs.push_back(NodeOutput::SendUp(message));
+            }
+            if self.draining && !self.left && uplink.held() == 0 && uplink.is_open() {
+                self.left = true;
+                uplink.goodbye();
+                while let Some(message) = uplink.poll_message() {
+                    self.outputs.push_back(NodeOutput::SendUp(message));
+                }
+                self.outputs.push_back(NodeOutput::Drained);
+            }
+        }
+    }
+
+    pub(super) fn pump_dispatcher(&mut self) {
+        while let Some(output) = self.dispatcher.poll_output() {
+            match output {
+                DispatcherOutput::Deliver(outcomes) => self.deliver(outcomes),
+                DispatcherOutput::Dispatch { peer, tasks } => match self.peers.get(&peer) {
+                    Some(Peer::Remote { link: Some(link), .. }) => {
+                        let link = *link;
+                        if let Some(entry) = self.links.get_mut(&link) {
+                            entry.session.send_tasks(tasks);
+                        }
+                        self.flush(link);
+                    }
+                    // Without a connection a peer has no capacity, so nothing is dispatched to it.
+                    Some(Peer::Remote { link: None, .. }) | None => {}
+                    Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Run(peer, tasks)),
+                },
+                DispatcherOutput::Cancel { peer, attempts } => match self.peers.get(&peer) {
+                    Some(Peer::Remote { link: Some(link), .. }) => {
+                        let link = *link;
+                        if let Some(entry) = self.links.get_mut(&link) {
+                            entry.session.send_cancel(&attempts);
+                        }
+                        self.flush(link);
+                    }
+                    // It is asked when it comes back: the dispatcher remembers.
+                    Some(Peer::Remote { link: None, .. }) | None => {}
+                    Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Stop(peer, attempts)),
+                },
+            }
+        }
+    }
+
+    pub(super) fn deliver(&mut self, outcomes: Vec<Outcome>) {
+        let source = self.arrived.take();
+        match &mut self.uplink {
+            Some(uplink) => {
+                if !outcomes.is_empty() {
+                    uplink.finish(outcomes);
+                }
+                if let Some((peer, sequence)) = source {
+                    self.acknowledge(peer, sequence);
+                }
+            }
+            None => {
+                let delivery = DeliveryId(self.next_delivery);
+                self.next_delivery += 1;
+                self.uncommitted.push_back((delivery, source));
+                self.outputs.push_back(NodeOutput::Deliver(delivery, outcomes));
+            }
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, peer: PeerId, sequence: u64) {
+        if let Some(Peer::Remote { link: Some(link), .. }) = self.peers.get(&peer) {
+            let link = *link;
+            if let Some(entry) = self.links.get_mut(&link) {
+                entry.session.acknowledge(sequence);
+            }
+            self.flush(link);
+        }
+    }
+
+    pub(super) fn flush(&mut self, link: LinkId) {
+        if let Some(entry) = self.links.get_mut(&link) {
+            while let Some(message) = entry.session.poll_message() {
+                self.outputs.push_back(NodeOutput::Send(link, message));
+            }
+        }
+    }
+
+    /// Sets the timer of a link, unless an earlier one is set that will set it anew.
+    pub(super) fn arm(&mut self, link: LinkId) {
+        let Some(entry) = self.links.get_mut(&link) else { return };
+        let Some((deadline, _)) = entry.session.poll_timeout() else { return };
+        if entry.armed.is_none_or(|armed| armed > deadline) {
+            if let Some(armed) = entry.armed.replace(deadline) {
+                self.timers.remove(&(armed, Timer::Link(link)));
+            }
+            self.timers.insert((deadline, Timer::Link(link)));
+        }
+    }
+
+    pub(super) fn peer_of(&self, link: LinkId) -> Option<PeerId> {
+        self.links.get(&link)?.peer
+    }
+
+    pub(super) fn capacity_changed(&mut self, old: Capacity, new: Capacity) {
+        self.total_slots = self.total_slots + u64::from(new.slots) - u64::from(old.slots);
+        self.total_prefetch = self.total_prefetch + u64::from(new.prefetch) - u64::from(old.prefetch);
+    }
+
+    /// Tells the node above how much fits. When arguments fill three quarters of a lane's bytes it takes no more until
+    /// they fill less than half.
+    pub(super) fn advertise(&mut self) {
+        let Some(uplink) = &mut self.uplink else { return };
+        let fullest = (0..self.dispatcher.lanes())
+            .map(|lane| self.dispatcher.load(LaneId(lane)).bytes)
+            .max()
+            .unwrap_or(0);
+        let bound = self.config.limits.lane_bytes;
+        self.full = fullest > if self.full { bound / 2 } else { bound / 4 * 3 };
+        uplink.set_capacity(match self.full || self.draining {
+            true => Capacity::default(),
+            false => Capacity {
+                slots: bounded(self.total_slots),
+                prefetch: bounded(self.total_prefetch + u64::from(self.config.queue_tasks)),
+            },
+        });
+    }
+}
+
+/// What one node may say of its capacity, however much there is below it.
+fn bounded(tasks: u64) -> u32 {
+    u32::try_from(tasks).unwrap_or(u32::MAX).min(limit::MAX_PEER_CREDITS)
+}
