@@ -177,6 +177,11 @@ pub fn start<P: PlacementPolicy + Default>(
 }
 
 impl<P: PlacementPolicy + Default> NodeHandle<P> {
+    /// Whether the node's task is there to do what it is asked.
+    pub fn is_running(&self) -> bool {
+        !self.inputs.is_closed()
+    }
+
     /// Gives the node a connection that a node below has opened.
     pub fn accept(&self, connection: Box<dyn Connection>) {
         let _ = self.inputs.send(Input::Accepted(connection));

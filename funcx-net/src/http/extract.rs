@@ -22,6 +22,8 @@ const BODIES_BYTES: usize = 1 << 30;
 const BODY_UNIT_BYTES: usize = 64 << 10;
 /// Bodies from this size on are read by a thread that may take its time.
 const LARGE_BODY_BYTES: usize = 1 << 20;
+/// Largest body of a route that takes little.
+const SMALL_BODY_BYTES: usize = 64 << 10;
 
 /// What handlers share.
 #[derive(Debug, Clone)]
@@ -34,6 +36,11 @@ impl App {
     pub(super) fn new(service: Arc<Service>) -> Self {
         let bodies = BODIES_BYTES.max(service.config().body_bytes).div_ceil(BODY_UNIT_BYTES);
         Self { service, bodies: Arc::new(Semaphore::new(bodies)) }
+    }
+
+    /// Largest body, and what it says about it to who sends a larger one.
+    fn body_limit(&self) -> (usize, &'static str) {
+        (self.service.config().body_bytes, "limit body_bytes; split the request")
     }
 }
 
@@ -124,7 +131,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let (bytes, _permit) = read(request, app).await?;
+        let (bytes, _permit) = read(request, app, app.body_limit()).await?;
         Ok(Self(off_thread(bytes.len(), move || parse(&bytes)).await?))
     }
 }
@@ -139,7 +146,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for HashedBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let (bytes, permit) = read(request, app).await?;
+        let (bytes, permit) = read(request, app, app.body_limit()).await?;
         let work = move || Ok((parse(&bytes)?, Sha256::digest(&bytes).into()));
         let length = permit.1;
         let (value, digest) = off_thread(length, work).await?;
@@ -147,23 +154,19 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for HashedBody<T> {
     }
 }
 
-/// Text of a body that is no JSON, such as a form.
-pub(super) struct RawBody(pub(super) Bytes);
-
-impl FromRequest<App> for RawBody {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self> {
-        Ok(Self(read(request, app).await?.0))
-    }
+/// A body that is never large, such as a form.
+pub(super) async fn small_body(request: Request, app: &App) -> Result<Bytes> {
+    Ok(read(request, app, (SMALL_BODY_BYTES, "the most that this route takes")).await?.0)
 }
 
-/// Reads a body up to the limit. The length that the client states counts before anything is read.
-async fn read(request: Request, app: &App) -> Result<(Bytes, (BodyPermit, usize))> {
-    let limit = app.service.config().body_bytes;
+/// Reads a body up to the limit, which has a name. The length that the client states counts before anything is read.
+async fn read(
+    request: Request,
+    app: &App,
+    (limit, name): (usize, &str),
+) -> Result<(Bytes, (BodyPermit, usize))> {
     let too_large = || {
-        let message =
-            format!("the request body is larger than {limit} bytes (limit body_bytes); split the request");
+        let message = format!("the request body is larger than {limit} bytes ({name})");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
     };
     let stated =

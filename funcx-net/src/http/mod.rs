@@ -20,22 +20,28 @@ mod serve;
 mod view;
 pub mod wire;
 
+use std::convert::Infallible;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing::get};
+use bytes::Bytes;
+use funcx_core::contract::Principal;
+use futures::stream;
+use serde::Serialize;
 use tracing::Instrument;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::service::Service;
+use crate::service::{Accepted, Service, Submit};
 use error::ApiError;
 use extract::App;
 
@@ -102,17 +108,29 @@ async fn traced(State(requests): State<Arc<AtomicU64>>, request: Request, next: 
     response
 }
 
-/// Submits tasks, and notes that the answer reached the client, unless the request was dropped before.
-async fn submitted(
+/// Submits tasks and answers with what `view` makes of them. The answer counts as delivered when its body has been
+/// taken by the connection; if the connection is closed before, an equal request gets it again.
+async fn submitted<T: Serialize>(
     app: &App,
-    caller: funcx_core::contract::Principal,
-    submit: crate::service::Submit,
+    caller: Principal,
+    submit: Submit,
     hash: [u8; 32],
-) -> error::Result<crate::service::Accepted> {
+    view: impl FnOnce(&Accepted) -> T,
+) -> error::Result<Response> {
     let (answer, delivery) = app.service.submit_once(caller, submit, hash).await;
-    delivery.delivered();
-    match &*answer {
-        Ok(accepted) => Ok(accepted.clone()),
-        Err(refusal) => Err(refusal.into()),
-    }
+    let accepted = (*answer).as_ref().map_err(ApiError::from)?;
+    let text = serde_json::to_vec(&view(accepted)).map_err(|error| {
+        let message = format!("the tasks were accepted, but the answer has no JSON form: {error}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", message)
+    })?;
+    let head = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CONTENT_LENGTH, HeaderValue::from(text.len())),
+    ];
+    // One piece, so that who has asked for the first has taken all of it.
+    let body = stream::once(async move {
+        delivery.delivered();
+        Ok::<_, Infallible>(Bytes::from(text))
+    });
+    Ok((head, Body::from_stream(body)).into_response())
 }

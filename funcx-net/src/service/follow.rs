@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use funcx_core::Result;
 use funcx_core::contract::{Action, Principal, TaskQuery, TaskRecord};
 use funcx_core::model::{TaskGroupId, TaskId, Timestamp, limit};
@@ -97,7 +98,10 @@ impl Follower {
                     if !page.is_empty() {
                         let read = self.service.store.tasks(&page).await?;
                         ids.drain(..page.len());
-                        records.extend(read.into_iter().flatten().map(Arc::new));
+                        records.extend(read.into_iter().flatten().map(|mut record| {
+                            record.payload = Bytes::new();
+                            Arc::new(record)
+                        }));
                     } else if *more {
                         self.phase = Phase::Searching;
                     } else {

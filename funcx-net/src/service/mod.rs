@@ -8,6 +8,7 @@
 //! | `publish` | who is told about them |
 //! | `tasks` | what became of tasks; cancelling them |
 //! | `follow` | the outcomes of a task group as they come |
+//! | `groups` | whose task groups are |
 //! | `records` | functions and endpoints |
 //! | `repeat` | requests that clients send again |
 //! | `host` | what the node asks |
@@ -15,6 +16,7 @@
 mod cache;
 mod finish;
 mod follow;
+mod groups;
 mod host;
 mod lane;
 mod publish;
@@ -47,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::LocalAuthority;
 use crate::driver::{self, NodeHandle, wall_clock};
 use cache::Cache;
+use groups::Claims;
 use host::Host;
 use lane::Lane;
 use publish::{Origin, Publisher};
@@ -57,6 +60,7 @@ pub use records::{EndpointFigures, NewEndpoint, NewFunction};
 pub use refusal::{Answer, Refusal};
 pub use repeat::{Delivery, RequestKey};
 pub use submit::{Accepted, Batch, SharedAnswer, Submit};
+pub(crate) use tasks::READ_TASKS;
 pub use tasks::{CancelReport, CancelTarget, TaskStatus, TaskView};
 
 /// Functions that are kept at hand.
@@ -79,7 +83,7 @@ pub struct ServiceConfig {
     pub window_bytes: usize,
     /// Unfinished tasks of one endpoint that are accepted.
     pub endpoint_tasks: u64,
-    /// Largest arguments of one task, in bytes.
+    /// Largest arguments of one task, in bytes; at most [`limit::MAX_PAYLOAD_BYTES`].
     pub payload_bytes: usize,
     /// Largest HTTP request body, in bytes.
     pub body_bytes: usize,
@@ -169,6 +173,10 @@ pub struct Service {
     functions: Cache<FunctionId, Arc<FunctionRecord>>,
     endpoints: Cache<EndpointId, Arc<EndpointRecord>>,
     groups: Cache<TaskGroupId, IdentityId>,
+    claims: Arc<Claims>,
+    /// Endpoints that are being registered or deleted.
+    changes: Mutex<HashMap<EndpointId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Endpoints that are kept out for a while, and until when.
     locks: Mutex<HashMap<EndpointId, Instant>>,
 }
 
@@ -194,7 +202,7 @@ impl Service {
     /// Starts a service on a store. It runs on the current tokio runtime.
     ///
     /// # Errors
-    /// `InvalidInput` if a bound of the configuration is zero.
+    /// `InvalidInput` if a bound of the configuration is zero, or larger than a link can carry.
     pub fn start(
         config: ServiceConfig,
         store: Arc<dyn TaskStore>,
@@ -203,6 +211,13 @@ impl Service {
         if config.window_tasks == 0 || config.window_bytes == 0 {
             let message = "`window_tasks` and `window_bytes` must be at least 1";
             return Err(Error::new(ErrorKind::InvalidInput, "start service", message));
+        }
+        if config.payload_bytes > limit::MAX_PAYLOAD_BYTES {
+            let message =
+                "`payload_bytes` must not be more than MAX_PAYLOAD_BYTES: links carry no larger arguments";
+            return Err(Error::new(ErrorKind::InvalidInput, "start service", message)
+                .with_context("payload_bytes", config.payload_bytes)
+                .with_context("limit", limit::MAX_PAYLOAD_BYTES));
         }
         let node = NodeConfig {
             uplink: None,
@@ -233,6 +248,8 @@ impl Service {
                 functions: Cache::new(CACHED_FUNCTIONS, CACHED_FUNCTION_BYTES),
                 endpoints: Cache::new(CACHED_ENDPOINTS, CACHED_ENDPOINT_BYTES),
                 groups: Cache::new(CACHED_GROUPS, usize::MAX),
+                claims: Arc::default(),
+                changes: Mutex::default(),
                 locks: Mutex::default(),
             }
         }))

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Outcomes that wait for one subscriber. One that is further behind reads the store instead.
 const SUBSCRIPTION_OUTCOMES: usize = 1024;
+/// Bytes of these outcomes. A larger one is taken by a subscriber that has taken all before it.
+const SUBSCRIPTION_BYTES: usize = 64 << 20;
 
 /// What the tasks of one submission for one function have in common.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ struct Slot {
 struct Subscriber {
     id: u64,
     lagged: Arc<AtomicBool>,
+    /// Bytes of the outcomes that wait.
+    waiting: Arc<AtomicUsize>,
     outcomes: mpsc::Sender<Arc<TaskRecord>>,
 }
 
@@ -125,13 +129,14 @@ impl Publisher {
     /// Follows the outcomes of a group from now on.
     pub(super) fn subscribe(self: &Arc<Self>, group: TaskGroupId) -> Subscription {
         let (sender, outcomes) = mpsc::channel(SUBSCRIPTION_OUTCOMES);
-        let lagged = Arc::new(AtomicBool::new(false));
+        let (lagged, waiting) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut state = self.state.lock();
         let id = state.next_id();
-        let subscriber = Subscriber { id, lagged: Arc::clone(&lagged), outcomes: sender };
+        let subscriber =
+            Subscriber { id, lagged: Arc::clone(&lagged), waiting: Arc::clone(&waiting), outcomes: sender };
         state.groups.entry(group).or_default().push(subscriber);
         let from = state.published;
-        Subscription { publisher: Arc::clone(self), group, id, from, lagged, outcomes }
+        Subscription { publisher: Arc::clone(self), group, id, from, lagged, waiting, outcomes }
     }
 }
 
@@ -168,7 +173,7 @@ impl State {
             outcome: Some(outcome),
         });
         subscribers.retain(|subscriber| {
-            let taken = subscriber.outcomes.try_send(Arc::clone(&record)).is_ok();
+            let taken = subscriber.take(&record);
             if !taken {
                 subscriber.lag();
             }
@@ -181,9 +186,22 @@ impl State {
 }
 
 impl Subscriber {
+    /// Puts a record with those that wait, if there is room for it.
+    fn take(&self, record: &Arc<TaskRecord>) -> bool {
+        let bytes = outcome_bytes(record);
+        // Counted first: the subscriber may take it at once. Only it makes the count smaller, so there is room enough.
+        let before = self.waiting.fetch_add(bytes, Ordering::AcqRel);
+        (before == 0 || before + bytes <= SUBSCRIPTION_BYTES)
+            && self.outcomes.try_send(Arc::clone(record)).is_ok()
+    }
+
     fn lag(&self) {
         self.lagged.store(true, Ordering::Release);
     }
+}
+
+fn outcome_bytes(record: &TaskRecord) -> usize {
+    record.outcome.as_ref().map_or(0, |finished| finished.outcome.payload_bytes())
 }
 
 /// Somebody who waits for one task.
@@ -223,6 +241,7 @@ pub(super) struct Subscription {
     /// Outcomes with times up to this one are in the store; later ones come through here.
     pub(super) from: u64,
     lagged: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
     outcomes: mpsc::Receiver<Arc<TaskRecord>>,
 }
 
@@ -234,6 +253,9 @@ impl Subscription {
             next.is_some() || self.lagged.load(Ordering::Acquire),
             "only lagging ends a subscription"
         );
+        if let Some(record) = &next {
+            self.waiting.fetch_sub(outcome_bytes(record), Ordering::AcqRel);
+        }
         next
     }
 }
@@ -325,6 +347,28 @@ mod tests {
         let mut subscription = publisher.subscribe(GROUP);
         let (ticket, mut records) = publisher.stamp(vec![outcome(1)], Timestamp::from_nanos(1));
         publisher.publish(ticket, vec![Finished { outcome: records.remove(0), origin: None }]);
+        assert!(subscription.next().now_or_never().expect("it has ended").is_none());
+        assert!(!publisher.is_followed());
+    }
+
+    #[test]
+    fn outcomes_that_wait_for_a_follower_are_bounded_by_their_bytes() {
+        let publisher = Arc::new(Publisher::default());
+        let mut subscription = publisher.subscribe(GROUP);
+        let large = bytes::Bytes::from(vec![0; SUBSCRIPTION_BYTES / 2 + 1]);
+        let publish = |task: u128| {
+            let sized = Outcome { payload: large.clone(), ..outcome(task) };
+            let (ticket, records) = publisher.stamp(vec![sized], Timestamp::from_nanos(1));
+            publisher.publish(ticket, finished(records));
+        };
+        // One at a time there is room, however many come.
+        for task in 1..5 {
+            publish(task);
+            assert_eq!(told(&mut subscription), [task]);
+        }
+        publish(5);
+        publish(6);
+        assert_eq!(told(&mut subscription), [5]);
         assert!(subscription.next().now_or_never().expect("it has ended").is_none());
         assert!(!publisher.is_followed());
     }

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use funcx_core::contract::{Access, Action, EndpointRecord, FunctionRecord, Object, Principal, Write};
 use funcx_core::model::{EndpointId, Failure, Function, FunctionId, IdentityId, Retry, limit};
+use funcx_core::state::Node;
 use funcx_core::{Error, ErrorKind};
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::submit::{now, random_bits};
 use super::unstoppable::Unstoppable;
@@ -164,7 +165,7 @@ impl Service {
     /// # Errors
     /// `Forbidden` if it is somebody else's, `Conflict` while it is locked, `LimitExceeded`, `Unavailable` (the store).
     pub async fn register_endpoint(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         new: NewEndpoint,
     ) -> Answer<Arc<EndpointRecord>> {
@@ -177,6 +178,7 @@ impl Service {
             Some(id) => id,
             None => EndpointId::from_random(random_bits()?),
         };
+        let changing = self.changing(id).await;
         let known = match new.id {
             Some(id) => self.store.endpoint(id).await?,
             None => None,
@@ -193,12 +195,27 @@ impl Service {
             metadata: new.metadata,
             created: known.map_or_else(now, |record| record.created),
         });
-        self.store.commit(vec![Write::PutEndpoint(Arc::clone(&record))]).await?;
-        self.endpoints.put(id, Arc::clone(&record), endpoint_bytes(&record));
-        if let Some(lane) = self.open_lane(id) {
-            lane.reopen();
-        }
-        Ok(record)
+        let service = Arc::clone(self);
+        Unstoppable::new(async move {
+            let _changing = changing;
+            service.store.commit(vec![Write::PutEndpoint(Arc::clone(&record))]).await?;
+            service.endpoints.put(id, Arc::clone(&record), endpoint_bytes(&record));
+            if let Some(lane) = service.open_lane(id) {
+                lane.reopen();
+            }
+            Ok(record)
+        })
+        .await
+    }
+
+    /// Waits until nobody else registers or deletes this endpoint, and keeps others from it until the guard is dropped.
+    async fn changing(&self, id: EndpointId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut changes = self.changes.lock();
+            changes.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(changes.entry(id).or_default())
+        };
+        lock.lock_owned().await
     }
 
     /// An endpoint that this principal may do something to.
@@ -312,21 +329,30 @@ impl Service {
     /// Removes an endpoint: its unfinished tasks are cancelled, its connection is closed.
     ///
     /// # Errors
-    /// `NotFound`, `Forbidden`, `Unavailable` (the store; then part of its tasks may be cancelled already).
+    /// `NotFound`, `Forbidden`, `Unavailable` (the store; then the endpoint stays, and part of its tasks may be
+    /// cancelled already).
     pub async fn delete_endpoint(self: &Arc<Self>, principal: &Principal, id: EndpointId) -> Answer<()> {
+        let changing = self.changing(id).await;
         let record = self.endpoint(principal, id, Action::Change).await?;
         let service = Arc::clone(self);
         Unstoppable::new(async move {
+            let _changing = changing;
             let lane = service.lane(id).await?;
             let reason = Failure::new("EndpointDeleted", "its endpoint was deleted");
-            lane.close(&service, record, &reason).await?;
-            let dead = id.uuid();
-            service
-                .node
-                .with(move |node, now| node.handle_dead(dead, "the endpoint was deleted", now))
-                .await?;
-            service.store.commit(vec![Write::DeleteEndpoint(id)]).await?;
+            let deleted = async {
+                lane.close(&service, record, &reason).await?;
+                service.store.commit(vec![Write::DeleteEndpoint(id)]).await
+            };
+            if let Err(error) = deleted.await {
+                lane.reopen();
+                return Err(error.into());
+            }
             service.endpoints.remove(id);
+            let dead =
+                move |node: &mut Node, now| node.handle_dead(id.uuid(), "the endpoint was deleted", now);
+            if let Err(error) = service.node.with(dead).await {
+                tracing::warn!(endpoint = %id, %error, "cannot close the connection of a deleted endpoint");
+            }
             Ok(())
         })
         .await
@@ -353,7 +379,8 @@ fn endpoint_bytes(record: &EndpointRecord) -> usize {
         + size_of::<EndpointRecord>()
 }
 
-fn bounded(operation: &'static str, what: &'static str, size: usize, limit: usize) -> Answer<()> {
+/// Refuses what is larger than it may be.
+pub(super) fn bounded(operation: &'static str, what: &'static str, size: usize, limit: usize) -> Answer<()> {
     match size > limit {
         true => Err(Error::new(ErrorKind::LimitExceeded, operation, format!("the {what} is too large"))
             .with_context("size", size)

@@ -2,12 +2,13 @@
 //!
 //! The Globus Compute SDK repeats a submission up to five times when the connection breaks or the answer does not come
 //! in time, and gives no key by which a repeat could be told from a new request with the same content, which is just as
-//! legitimate. What tells them apart is whether an answer was delivered, and time: the SDK waits a quarter of a second, our
-//! own client 50 ms, before it repeats. So the answer to a request is shared
+//! legitimate. What tells them apart is whether the client of the first still waits: a client repeats only what it has
+//! given up. So the answer to a request is shared
 //!
-//! - with an equal request that comes while the first has been under way for longer than [`RETRY_PAUSE`];
 //! - with one equal request that comes after the client of the first went away without its answer, for as long as
-//!   the configuration says.
+//!   the configuration says;
+//! - with an equal request that comes when the first has been under way for [`HALF_OPEN`]: a client whose connection
+//!   broke without a trace here gives up after a while, and few are left that still wait.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,8 +24,9 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::unstoppable::Unstoppable;
 
-/// A client lets at least this much time pass before it repeats a request.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// When a request has been under way for so long, its client may have given it up unnoticed. Clients, the SDK among
+/// them, wait for an answer for a minute.
+const HALF_OPEN: Duration = Duration::from_secs(45);
 /// Requests that are remembered.
 const REMEMBERED: usize = 1024;
 
@@ -92,10 +94,12 @@ impl<T: Clone + Send + Sync + 'static> Repeats<T> {
     ) -> (T, Delivery<T>) {
         let (number, shared) = self.find(key);
         let mut delivery = Delivery { repeats: Arc::clone(self), key, entry: number, delivered: false };
-        if let Some(shared) = shared
-            && let Ok(answer) = shared.await
-        {
-            return (answer, delivery);
+        if let (Some(number), Some(shared)) = (number, shared) {
+            match shared.await {
+                Ok(answer) => return (answer, delivery),
+                // The work broke off.
+                Err(_) => self.state.lock().remove(key, number),
+            }
         }
         let (sender, answer) = oneshot::channel();
         delivery.entry = self.begin(key, answer.shared());
@@ -117,7 +121,7 @@ impl<T: Clone + Send + Sync + 'static> Repeats<T> {
         let mut state = self.state.lock();
         state.expire();
         let mut entries = state.entries.get_mut(&key).into_iter().flatten();
-        match entries.find(|entry| entry.forsaken || entry.began.elapsed() >= RETRY_PAUSE) {
+        match entries.find(|entry| entry.forsaken || entry.began.elapsed() >= HALF_OPEN) {
             Some(entry) => {
                 // From now on it is this client that waits for the answer.
                 entry.forsaken = false;
@@ -168,7 +172,7 @@ impl<T: Clone> State<T> {
 }
 
 impl<T: Clone> Delivery<T> {
-    /// The answer is on its way to the client; the next equal request is a new one.
+    /// The whole answer has been handed to the client's connection; the next equal request is a new one.
     pub fn delivered(mut self) {
         self.delivered = true;
     }
@@ -264,12 +268,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn equal_requests_at_the_same_time_are_two_and_a_late_one_is_a_repeat() {
+    async fn equal_requests_at_the_same_time_are_two_and_one_after_a_minute_is_a_repeat() {
         let work = Work::new();
         let (go, gone) = oneshot::channel();
         let mut first = Box::pin(work.once(Some(gone)));
         assert!((&mut first).now_or_never().is_none());
-        advance(RETRY_PAUSE).await;
+        advance(HALF_OPEN - Duration::from_millis(1)).await;
+        let (other, delivery) = work.once(None).await;
+        assert_eq!(other, 1);
+        delivery.delivered();
+        advance(Duration::from_millis(1)).await;
         let mut late = Box::pin(work.once(None));
         assert!((&mut late).now_or_never().is_none());
         go.send(()).unwrap();
@@ -282,7 +290,7 @@ mod tests {
         let mut slow = Box::pin(work.once(Some(gone)));
         assert!((&mut slow).now_or_never().is_none());
         let (at_once, _) = work.once(None).await;
-        assert_eq!(at_once, 2);
+        assert_eq!(at_once, 3);
     }
 
     #[tokio::test(start_paused = true)]

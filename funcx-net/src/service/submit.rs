@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, TaskQuery, Write};
+use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, Write};
 use funcx_core::model::{
-    EndpointId, FunctionId, Hop, IdentityId, Shape, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec,
-    Timestamp, TraceContext, limit,
+    EndpointId, FunctionId, Hop, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec, Timestamp,
+    TraceContext, limit,
 };
 use funcx_core::{Error, ErrorKind, Result};
 
 use super::publish::Origin;
+use super::records::bounded;
 use super::repeat::{Delivery, RequestKey};
 use super::unstoppable::Unstoppable;
 use super::{Answer, Refusal, Service};
@@ -18,6 +19,8 @@ use crate::driver::wall_clock;
 
 /// Largest options of a batch: they travel with each frame of its tasks.
 const MAX_OPTIONS_BYTES: usize = 64 << 10;
+/// Labels that a task may ask for.
+const MAX_LABELS: usize = 64;
 
 /// Tasks that somebody wants to have run.
 #[derive(Debug, Clone)]
@@ -80,11 +83,16 @@ impl Service {
     ///
     /// # Errors
     /// `NotFound` (endpoint, function), `Forbidden` (endpoint, function, group), `InvalidInput`, `LimitExceeded` (not
-    /// retryable: too many tasks or too large; retryable: the endpoint's queue is full), `Unavailable` (the store).
+    /// retryable: too many tasks or too large; retryable: the endpoint's queue is full), `Unavailable` (the store, or the
+    /// service's node has ended).
     pub async fn submit(self: &Arc<Self>, principal: &Principal, submit: Submit) -> Answer<Accepted> {
         let count = self.check_sizes(&submit)?;
+        if !self.node.is_running() {
+            let message = "the service is stopping, or its node broke down and it must be restarted";
+            return Err(Error::new(ErrorKind::Unavailable, "submit tasks", message).into());
+        }
         let endpoint = self.endpoint(principal, submit.endpoint, Action::Use).await?;
-        let group = self.group_of(principal, submit.group).await?;
+        let (group, claim) = self.group_of(principal, submit.group).await?;
         let accepted = wall_clock();
         let mut origins = Vec::with_capacity(submit.batches.len());
         for batch in &submit.batches {
@@ -115,10 +123,14 @@ impl Service {
         }
         let commit = |first| self.store.commit(writes(submissions, first));
         let (first, committed) = lane.begin(tasks, self.config.endpoint_tasks, commit)?;
-        let service = Arc::clone(self);
+        let (service, owner) = (Arc::clone(self), principal.identity);
         // Others wait for what becomes of this one, so it must be seen to its end.
         Unstoppable::new(async move {
             let committed = committed.await;
+            if committed.is_ok() {
+                service.groups.put(group, owner, 1);
+            }
+            drop(claim);
             lane.settled(&service, first, committed.is_ok());
             committed
         })
@@ -149,13 +161,8 @@ impl Service {
                         .with_context("limit payload_bytes", self.config.payload_bytes);
                 return Err(Refusal::new("TASK_PAYLOAD_TOO_LARGE", error));
             }
-            if batch.options.len() > MAX_OPTIONS_BYTES {
-                let error =
-                    Error::new(ErrorKind::LimitExceeded, operation, "the options of a batch are too large")
-                        .with_context("bytes", batch.options.len())
-                        .with_context("limit", MAX_OPTIONS_BYTES);
-                return Err(error.into());
-            }
+            bounded(operation, "text of the options", batch.options.len(), MAX_OPTIONS_BYTES)?;
+            check_shape(operation, &batch.shape)?;
             if !(1..=limit::MAX_MAX_ATTEMPTS).contains(&batch.limits.max_attempts) {
                 let message = format!("max_attempts must be between 1 and {}", limit::MAX_MAX_ATTEMPTS);
                 return Err(Error::new(ErrorKind::InvalidInput, operation, message).into());
@@ -189,38 +196,6 @@ impl Service {
         }))
     }
 
-    /// The group that was asked for, if it is the caller's or nobody's; else a new one.
-    async fn group_of(&self, principal: &Principal, asked: Option<TaskGroupId>) -> Answer<TaskGroupId> {
-        let Some(group) = asked else {
-            let group = TaskGroupId::from_random(random_bits()?);
-            self.groups.put(group, principal.identity, 1);
-            return Ok(group);
-        };
-        match self.group_owner(group).await? {
-            Some(owner) if owner != principal.identity => Err(foreign_group(group, "submit tasks")),
-            Some(_) => Ok(group),
-            None => {
-                self.groups.put(group, principal.identity, 1);
-                Ok(group)
-            }
-        }
-    }
-
-    /// Whose group this is, if it has tasks.
-    pub(super) async fn group_owner(&self, group: TaskGroupId) -> Result<Option<IdentityId>> {
-        let version = match self.groups.find(group) {
-            Ok(owner) => return Ok(Some(owner)),
-            Err(version) => version,
-        };
-        let (ids, _) = self.store.task_ids(TaskQuery::Group(group), None, 1).await?;
-        let task = self.store.tasks(&ids).await?.into_iter().flatten().next();
-        let owner = task.map(|task| task.spec.owner);
-        if let Some(owner) = owner {
-            self.groups.remember(version, group, owner, 1);
-        }
-        Ok(owner)
-    }
-
     /// Whether the authority lets this principal do something to an object; the refusal carries `code`.
     pub(super) fn check(
         &self,
@@ -236,10 +211,16 @@ impl Service {
     }
 }
 
-pub(super) fn foreign_group(group: TaskGroupId, operation: &'static str) -> Refusal {
-    let error = Error::new(ErrorKind::Forbidden, operation, "the task group belongs to somebody else")
-        .with_context("task group", group);
-    Refusal::new("TASK_GROUP_ACCESS_FORBIDDEN", error)
+/// Refuses texts that the header of a frame has no room for.
+fn check_shape(operation: &'static str, shape: &Shape) -> Answer<()> {
+    let text = |what, text: &str| bounded(operation, what, text.len(), limit::MAX_TEXT_BYTES);
+    text("`container` (MAX_TEXT_BYTES)", shape.container.as_deref().unwrap_or_default())?;
+    text("`accelerator_kind` (MAX_TEXT_BYTES)", shape.accelerators.kind.as_deref().unwrap_or_default())?;
+    if let Target::Labels(labels) = &shape.target {
+        bounded(operation, "number of `labels`", labels.len(), MAX_LABELS)?;
+        labels.iter().try_for_each(|label| text("text of one of the `labels` (MAX_TEXT_BYTES)", label))?;
+    }
+    Ok(())
 }
 
 /// Ids and arguments of the calls of one function.

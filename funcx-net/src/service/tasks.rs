@@ -8,12 +8,12 @@ use funcx_core::model::{EndpointId, Failure, TaskGroupId, TaskId, limit};
 use funcx_core::state::TaskState;
 use funcx_core::{Error, ErrorKind};
 
-use super::submit::foreign_group;
+use super::groups::foreign_group;
 use super::unstoppable::Unstoppable;
 use super::{Answer, Refusal, Service};
 
 /// Tasks read from the store at a time: each may have large arguments and a large result.
-pub(super) const READ_TASKS: usize = 16;
+pub(crate) const READ_TASKS: usize = 16;
 
 /// Where a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -334,7 +334,8 @@ async fn only_known_clients_are_read_when_they_ask_for_a_token_and_only_little()
             .unwrap();
         site.send(request).await
     };
-    let unread = futures::stream::once(async { panic!("the body is read") as Result<Vec<u8>, std::io::Error> });
+    let unread =
+        futures::stream::once(async { panic!("the body is read") as Result<Vec<u8>, std::io::Error> });
     ask("wrong", Body::from_stream(unread)).await.is_refused(401, "USER_UNAUTHENTICATED", &[]);
     let form = |padding: usize| format!("grant_type=client_credentials&state={}", "x".repeat(padding));
     ask(&secret, Body::from(form(64 << 10))).await.is_refused(413, "PAYLOAD_TOO_LARGE", &["65536"]);

@@ -34,7 +34,10 @@ async fn what_travels_with_tasks_is_bounded() {
     }
     for (field, shape) in shapes(limit::MAX_TEXT_BYTES + 1, 65) {
         let refused = try_submit(shape).await.unwrap_err();
-        assert_eq!((refused.error().kind(), refused.error().is_retryable()), (ErrorKind::LimitExceeded, false));
+        assert_eq!(
+            (refused.error().kind(), refused.error().is_retryable()),
+            (ErrorKind::LimitExceeded, false)
+        );
         let message = refused.to_string();
         assert!(message.contains(field), "{message}");
         assert!(message.contains("limit: 4096") || message.contains("limit: 64"), "{message}");

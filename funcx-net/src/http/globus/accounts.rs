@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::wire::TokenAnswer;
 use crate::driver::wall_clock;
 use crate::http::error::{ApiError, Result};
-use crate::http::extract::{App, Caller, Params, RawBody, authorization};
+use crate::http::extract::{App, Caller, Params, authorization, small_body};
 use crate::http::wire::ErrorBody;
 
 /// The resource server of the compute service, and the mark of scopes that belong to it.
@@ -34,21 +34,18 @@ struct TokenRequest {
     request_body(content = String, content_type = "application/x-www-form-urlencoded"),
     responses((status = 200, body = TokenAnswer), (status = "4XX", body = ErrorBody))
 )]
-pub(super) async fn token(
-    State(app): State<App>,
-    headers: HeaderMap,
-    RawBody(body): RawBody,
-) -> Result<impl IntoResponse> {
+pub(super) async fn token(State(app): State<App>, request: Request) -> Result<impl IntoResponse> {
     let Some(issuer) = app.service.config().issuer.clone() else {
         let message = "this service issues no tokens: ask its operator for one";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", message));
     };
-    let request = form(body).await?;
+    // The body of somebody unknown is not even read.
+    let (id, credential) = client(request.headers())?;
+    let principal = app.service.authenticate(&credential).await?;
+    let request = form(small_body(request, &app).await?).await?;
     if request.grant_type != "client_credentials" {
         return Err(ApiError::invalid("the only grant type here is `client_credentials`"));
     }
-    let (id, credential) = client(&headers)?;
-    let principal = app.service.authenticate(&credential).await?;
     let lifetime = app.service.config().token_lifetime;
     let answer = |scope: String, resource_server| -> Result<TokenAnswer> {
         Ok(TokenAnswer {

@@ -1,7 +1,7 @@
 //! Submission.
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use bytes::Bytes;
 use funcx_core::contract::Action;
 use funcx_core::model::{EndpointId, FunctionKind};
@@ -13,7 +13,7 @@ use crate::http::extract::{App, Caller, HashedBody, PathId, Trace};
 use crate::http::view;
 use crate::http::wire::{ErrorBody, Resources};
 use crate::http::{framing, submitted};
-use crate::service::{Batch, Submit};
+use crate::service::{Accepted, Batch, Submit};
 
 /// Submit tasks. They are durable when the answer comes, whether or not the endpoint is there.
 #[utoipa::path(
@@ -27,7 +27,7 @@ pub(super) async fn submit(
     PathId(endpoint): PathId<EndpointId>,
     Trace(trace): Trace,
     HashedBody(request, hash, _permit): HashedBody<SubmitV3>,
-) -> Result<Json<SubmittedV3>> {
+) -> Result<Response> {
     let (shape, limits) = view::shape(resources(request.resource_specification.as_ref())?)?;
     let options = options(request.resource_specification, request.result_serializers);
     let functions: Vec<_> = request.tasks.keys().copied().collect();
@@ -49,15 +49,15 @@ pub(super) async fn submit(
         batches.push(Batch { function, shape: shape.clone(), limits, options: options.clone(), arguments });
     }
     let submit = Submit { endpoint, group: request.task_group_id, trace, batches };
-    let accepted = submitted(&app, caller, submit, hash).await?;
     let ignored = request.user_endpoint_config.is_some_and(|config| !config.is_empty());
-    Ok(Json(SubmittedV3 {
+    let view = |accepted: &Accepted| SubmittedV3 {
         request_id: accepted.request,
         task_group_id: accepted.group,
         endpoint_id: endpoint,
-        tasks: functions.into_iter().zip(accepted.tasks).collect(),
+        tasks: functions.into_iter().zip(accepted.tasks.iter().cloned()).collect(),
         ha_warning: ignored.then(|| "user_endpoint_config has no effect on this endpoint".to_owned()),
-    }))
+    };
+    submitted(&app, caller, submit, hash, view).await
 }
 
 /// What the worker reads.

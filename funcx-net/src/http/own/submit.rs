@@ -1,7 +1,7 @@
 //! Submission.
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use bytes::Bytes;
 use funcx_core::contract::Action;
 use funcx_core::model::FunctionKind;
@@ -13,7 +13,7 @@ use crate::http::extract::{App, Caller, HashedBody, Trace};
 use crate::http::view;
 use crate::http::wire::{ErrorBody, SubmitAnswer, SubmitRequest};
 use crate::http::{framing, submitted};
-use crate::service::{Batch, Submit};
+use crate::service::{Accepted, Batch, Submit};
 
 /// Submit tasks. They are durable when the answer comes.
 #[utoipa::path(
@@ -25,7 +25,7 @@ pub(super) async fn submit(
     Caller(caller): Caller,
     Trace(trace): Trace,
     HashedBody(request, hash, _permit): HashedBody<SubmitRequest>,
-) -> Result<Json<SubmitAnswer>> {
+) -> Result<Response> {
     let (shape, limits) = view::shape(request.how)?;
     let options = match request.options {
         None => Bytes::new(),
@@ -52,8 +52,11 @@ pub(super) async fn submit(
         batches.push(Batch { function: calls.function_id, shape, limits, options, arguments });
     }
     let submit = Submit { endpoint: request.endpoint_id, group: request.task_group_id, trace, batches };
-    let accepted = submitted(&app, caller, submit, hash).await?;
-    Ok(Json(SubmitAnswer { task_group_id: accepted.group, task_ids: accepted.tasks.clone() }))
+    let view = |accepted: &Accepted| SubmitAnswer {
+        task_group_id: accepted.group,
+        task_ids: accepted.tasks.clone(),
+    };
+    submitted(&app, caller, submit, hash, view).await
 }
 
 /// Arguments of one call as bytes, in the form that the kind of the function prescribes.
