@@ -19,8 +19,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Time from a request to the end of its answer, unless the request says how long the service may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// The service takes an equal request for a repeated one only after this long (it knows of no client that repeats
-/// sooner), so a request of which nobody knows what became is not repeated sooner.
+/// The service takes an equal request for a repeated one once it has noticed that the first client is gone. This leaves
+/// it the time.
 const REPEAT_AFTER: Duration = Duration::from_millis(250);
 
 /// Largest answer that is read: a page of tasks, or one outcome of the largest size.
