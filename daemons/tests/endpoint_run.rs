@@ -135,13 +135,26 @@ async fn a_token_that_the_service_does_not_take_is_named_as_the_reason() {
 async fn workers_that_do_not_start_leave_the_endpoint_up_with_the_reason() {
     let site = Site::new().await;
     site.run(Exit::Success, &["configure", "lab", "--service", &site.service.url()]).await;
-    let config = format!("service: {}\npython: no-such-python\n", site.service.url());
+    let config = format!("service: {}\nworker_command: [/bin/false]\n", site.service.url());
     fs::write(site.file("lab/config.yaml"), config).expect("written");
     site.run(Exit::Success, &["start", "lab", "--detach"]).await;
     let shown = site.show_when("lab", |shown| !shown["status"]["problem"].is_null()).await;
     let problem = shown["status"]["problem"].as_str().expect("a text");
-    assert!(problem.contains("no-such-python") && problem.contains("exit code 9"), "{problem}");
+    assert!(problem.contains("exit code 1"), "{problem}");
     assert_eq!((&shown["state"], &shown["status"]["blocks"]), (&"running".into(), &0.into()));
-    assert!(site.run(Exit::Success, &["logs", "lab"]).await.contains("no-such-python"));
+    assert!(site.run(Exit::Success, &["logs", "lab"]).await.contains("exit code 1"));
     site.run(Exit::Success, &["stop", "lab"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_python_is_named_before_anything_starts() {
+    let site = Site::new().await;
+    site.run(Exit::Success, &["configure", "lab", "--service", &site.service.url()]).await;
+    let config = format!("service: {}\npython: no-such-python\n", site.service.url());
+    fs::write(site.file("lab/config.yaml"), config).expect("written");
+    for start in [&["start", "lab"] as &[_], &["start", "lab", "--detach"]] {
+        let refused = site.run(Exit::Python, start).await;
+        assert!(refused.contains("no-such-python"), "{refused}");
+    }
+    assert_eq!(site.show("lab").await["id"], Value::Null, "it was not registered");
 }

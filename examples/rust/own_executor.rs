@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::body::Bytes;
-use funcx_core::conformance::executor::{Subject, check};
+use funcx_core::conformance::executor::{Subject, suite};
 use funcx_core::contract::{Capacity, Executor, ExecutorCapability, ExecutorEvent, ExecutorSink};
 use funcx_core::model::{AttemptId, Failure, Function, FunctionKind, Outcome, OutcomeKind, Task};
 use futures::{channel::oneshot, future::BoxFuture};
@@ -140,6 +140,6 @@ impl Subject for Checked {
 
 #[tokio::main]
 async fn main() {
-    check(&Checked).await;
+    suite(&Checked).await;
     println!("the executor keeps every promise of the contract");
 }

@@ -35,17 +35,20 @@ fn files(folder: &str, ending: &str) -> Vec<String> {
     found
 }
 
-/// Names in the `[dependencies]` section of a manifest.
+/// Names in every section of a manifest with dependencies, except those of its tests.
 fn dependencies(package: &str) -> BTreeSet<String> {
-    read(&format!("{package}/Cargo.toml"))
-        .lines()
-        .skip_while(|line| *line != "[dependencies]")
-        .skip(1)
-        .take_while(|line| !line.starts_with('['))
-        .filter_map(|line| line.split(['.', ' ', '=']).next())
-        .filter(|name| !name.is_empty() && !name.starts_with('#'))
-        .map(str::to_owned)
-        .collect()
+    let manifest = read(&format!("{package}/Cargo.toml"));
+    let mut counts = false;
+    let mut names = BTreeSet::new();
+    for line in manifest.lines() {
+        if let Some(section) = line.strip_prefix('[') {
+            counts = section.ends_with("dependencies]") && !section.contains("dev-dependencies");
+        } else if counts && !line.is_empty() && !line.starts_with('#') {
+            names.extend(line.split(['.', ' ', '=']).next().map(str::to_owned));
+        }
+    }
+    assert!(!names.is_empty(), "{package} depends on nothing");
+    names
 }
 
 /// Code of a file, without its comments and without what follows its unit tests.

@@ -4,7 +4,7 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
-use funcx_core::conformance::executor::{Subject, check};
+use funcx_core::conformance::executor::{Subject, suite};
 use funcx_core::contract::ExecutorSink;
 use funcx_core::inproc::{InProcess, NativeFunctions};
 use funcx_core::model::Function;
@@ -38,7 +38,7 @@ impl Subject for Threads {
 #[tokio::test]
 async fn in_process_keeps_the_contract() {
     for threads in [1, 3] {
-        tokio::time::timeout(Duration::from_secs(60), check(&Threads(threads)))
+        tokio::time::timeout(Duration::from_secs(60), suite(&Threads(threads)))
             .await
             .expect("an outcome is missing");
     }

@@ -103,7 +103,7 @@ impl<E: Executor> Bench<E> {
 ///
 /// # Panics
 /// With the promise that is broken. A lost outcome is a test that hangs; run the suite under a timeout.
-pub async fn check<S: Subject>(subject: &S) {
+pub async fn suite<S: Subject>(subject: &S) {
     says_what_it_can(subject).await;
     every_attempt_has_one_outcome(subject).await;
     a_failing_function_is_raised(subject).await;

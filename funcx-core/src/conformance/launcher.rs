@@ -9,7 +9,7 @@ use crate::model::ErrorKind;
 ///
 /// # Panics
 /// With the promise that is broken.
-pub fn check(launcher: &dyn Launcher, supported: &[u32], unsupported: &[u32]) {
+pub fn suite(launcher: &dyn Launcher, supported: &[u32], unsupported: &[u32]) {
     assert!(!launcher.name().is_empty(), "a launcher without a word for it");
     let manager = manager();
     for &nodes in supported {

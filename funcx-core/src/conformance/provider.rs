@@ -18,7 +18,7 @@ pub struct Samples {
 ///
 /// # Panics
 /// With the promise that is broken. A job that never ends is a test that hangs; run the suite under a timeout.
-pub async fn check(provider: &dyn Provider, samples: &Samples) {
+pub async fn suite(provider: &dyn Provider, samples: &Samples) {
     let capability = provider.capability();
     assert!(!capability.name.is_empty() && capability.max_nodes > 0 && capability.max_status_batch > 0);
     jobs_end_as_they_should(provider, samples).await;

@@ -18,7 +18,8 @@ pub struct Shape {
     pub nodes: u32,
     /// Ranks on each node; more than one rank in all makes it an MPI task.
     pub ranks_per_node: u32,
-    /// Longest time the task may run; it is stopped and ends as `TimedOut` after that.
+    /// Longest time the task may run; it is stopped and ends as `TimedOut` after that. Tasks in worker processes are; a
+    /// native function runs in the manager itself and cannot be stopped, so it is let to its end.
     pub walltime: Option<Duration>,
     /// Container image to run in, in the words of the container runtime that the endpoint uses.
     pub container: Option<String>,

@@ -66,6 +66,9 @@ impl TaskSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskLimits {
     /// Attempts in all when infrastructure is lost; 1 means "at most once". A function that raises is not retried.
+    ///
+    /// A service that was killed and started again counts attempts anew. As long as the endpoint lives it says what it
+    /// holds, so nothing is attempted twice; if both are killed at once, even a task with one attempt may be.
     pub max_attempts: u32,
 }
 

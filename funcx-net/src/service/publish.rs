@@ -77,7 +77,8 @@ struct Subscriber {
 pub(super) struct Ticket(u64);
 
 impl Publisher {
-    /// A publisher that starts at `now`: what is in the store already has earlier times.
+    /// A publisher that starts at `now`: what is in the store already has earlier times. (If the clock was set back while
+    /// no service ran, followers who resume do not find what ended in between; tasks asked for by id are found.)
     pub(super) fn starting(now: Timestamp) -> Self {
         let state = State { last_stamp: now.as_nanos(), published: now.as_nanos(), ..State::default() };
         Self { state: Mutex::new(state) }

@@ -29,6 +29,6 @@ mod tests {
 
     #[test]
     fn it_keeps_the_contract() {
-        funcx_core::conformance::launcher::check(&SimpleLauncher, &[1, 2, 1000], &[0]);
+        funcx_core::conformance::launcher::suite(&SimpleLauncher, &[1, 2, 1000], &[0]);
     }
 }

@@ -31,6 +31,6 @@ mod tests {
 
     #[test]
     fn it_keeps_the_contract() {
-        funcx_core::conformance::launcher::check(&SingleNodeLauncher, &[1], &[0, 2, 1000]);
+        funcx_core::conformance::launcher::suite(&SingleNodeLauncher, &[1], &[0, 2, 1000]);
     }
 }

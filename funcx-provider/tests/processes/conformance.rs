@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use funcx_core::conformance::executor::{Subject, check};
+use funcx_core::conformance::executor::{Subject, suite};
 use funcx_core::contract::ExecutorSink;
 use funcx_core::model::Function;
 use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
@@ -48,6 +48,6 @@ impl Subject for Python {
 async fn process_pool_keeps_the_contract() {
     for workers in [1, 3] {
         let subject = Python { workers, work_dir: tempfile::tempdir().unwrap() };
-        tokio::time::timeout(Duration::from_secs(60), check(&subject)).await.expect("an outcome is missing");
+        tokio::time::timeout(Duration::from_secs(60), suite(&subject)).await.expect("an outcome is missing");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use funcx_core::conformance::provider::{Samples, check};
+use funcx_core::conformance::provider::{Samples, suite};
 use funcx_core::contract::{BlockRequest, Command, JobState, JobStatus, Provider, Registry};
 use funcx_core::model::{BlockId, ErrorKind, JobId};
 use funcx_provider::local::LocalProvider;
@@ -54,7 +54,7 @@ async fn pid_in(path: &std::path::Path) -> u32 {
 async fn it_keeps_the_contract() {
     let (_logs, provider) = provider();
     let samples = Samples { succeeds: shell("exit 0"), fails: shell("exit 3"), lasts: shell("sleep 3600") };
-    tokio::time::timeout(PATIENCE, check(&provider, &samples)).await.expect("a job does not end");
+    tokio::time::timeout(PATIENCE, suite(&provider, &samples)).await.expect("a job does not end");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use funcx_core::model::{BlockId, EndpointId, ManagerId};
 use crate::config::EndpointConfig;
 use crate::endpoint::{EndpointDirectory, Endpoints, ManagerTemplate, listen_address};
 use crate::exit::{Exit, Failed};
-use crate::worker::check_python_as;
+use crate::worker::{Python, check_python_as};
 
 #[derive(Debug, clap::Args)]
 pub struct Check {
@@ -44,14 +44,21 @@ impl Check {
     }
 }
 
-async fn check_python(config: &EndpointConfig, directory: &Path) -> Result<()> {
+/// The Python that workers of this endpoint would run in.
+///
+/// # Errors
+/// [`Exit::Python`](crate::exit::Exit::Python).
+pub(super) async fn look_for_python(config: &EndpointConfig, directory: &Path) -> Result<Python, Failed> {
     let environment = config
         .environment
         .iter()
         .map(|(name, value)| (OsString::from(name), OsString::from(value)))
         .collect();
-    let found =
-        check_python_as(&config.python, &config.engine.provider.worker_init, &environment, directory).await?;
+    check_python_as(&config.python, &config.engine.provider.worker_init, &environment, directory).await
+}
+
+async fn check_python(config: &EndpointConfig, directory: &Path) -> Result<()> {
+    let found = look_for_python(config, directory).await?;
     println!("python         {found}");
     match &found.dill {
         Some(version) => println!("dill           {version}"),

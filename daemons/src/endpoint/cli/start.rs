@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use self::detached::Messenger;
 use super::TokenSource;
+use super::check::look_for_python;
 use crate::config::EndpointConfig;
 use crate::endpoint::{
     Endpoint, EndpointDirectory, EndpointIdentity, Endpoints, Registered, Token, registration,
@@ -88,6 +89,8 @@ impl Start {
 
     /// Registers the endpoint and starts it; resolves when it is connected.
     async fn begin(&self, directory: &EndpointDirectory, config: &EndpointConfig) -> Result<Endpoint> {
+        // Blocks are processes of this machine, so that what is missing for them is missing here.
+        look_for_python(config, directory.path()).await?;
         let token = self.find_token(directory)?;
         let known = directory.registered()?.filter(|known| known.service == config.service);
         let name = config.display_name.clone().unwrap_or_else(|| self.name.clone());
