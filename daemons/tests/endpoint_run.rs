@@ -120,6 +120,38 @@ async fn an_endpoint_starts_in_the_background_runs_tasks_and_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_cannot_succeed_leaves_the_endpoint_running() {
+    let mut site = Site::new().await;
+    let url = site.service.url();
+    site.run(Exit::Success, &["configure", "lab", "--service", &url]).await;
+    site.run(Exit::Success, &["start", "lab", "--detach"]).await;
+    let pid = site.show("lab").await["pid"].clone();
+    let sound = fs::read_to_string(site.file("lab/config.yaml")).expect("a configuration");
+
+    let no_such_python = format!("service: {url}\npython: no-such-python\n");
+    for (config, exit) in [("service: [", Exit::Configuration), (&no_such_python, Exit::Python)] {
+        fs::write(site.file("lab/config.yaml"), config).expect("written");
+        for restart in [&["restart", "lab"] as &[_], &["restart", "lab", "--detach"]] {
+            site.run(exit, restart).await;
+        }
+    }
+    fs::write(site.file("lab/config.yaml"), sound).expect("written");
+    let empty = site.file("empty-token");
+    fs::write(&empty, "").expect("written");
+    let empty = empty.to_str().expect("UTF-8");
+    site.run(Exit::Credentials, &["restart", "lab", "--detach", "--token-file", empty]).await;
+    let shown = site.show("lab").await;
+    assert_eq!((&shown["state"], &shown["pid"]), (&"running".into(), &pid), "it was not touched");
+
+    let token = site.file("token");
+    fs::write(&token, std::mem::take(&mut site.token)).expect("written");
+    let token = token.to_str().expect("UTF-8");
+    site.run(Exit::Success, &["restart", "lab", "--detach", "--token-file", token]).await;
+    assert_ne!(site.show("lab").await["pid"], pid);
+    site.run(Exit::Success, &["stop", "lab"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_the_service_does_not_take_is_named_as_the_reason() {
     let site = Site::new().await;
     site.run(Exit::Success, &["configure", "lab", "--service", &site.service.url()]).await;

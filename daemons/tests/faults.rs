@@ -1,4 +1,5 @@
-//! Processes killed with SIGKILL in the middle of 2,000 tasks: every task has exactly one outcome, none is lost.
+//! Processes killed with SIGKILL in the middle of 2,000 tasks, more often than a task may be attempted: every task has
+//! exactly one outcome, none is lost.
 //!
 //! Everything is real: the daemons' binaries, the store on disk, Python workers, the client over HTTP.
 
@@ -15,8 +16,10 @@ use futures::{StreamExt, stream::FuturesUnordered};
 
 const TASKS: u32 = 2_000;
 
-/// Outcomes that are there before the victim dies, so that it dies in the middle.
-const BEFORE: usize = 300;
+/// Outcomes between two deaths of the victim, so that it dies in the middle, and how often it dies. A task may be
+/// attempted three times.
+const BETWEEN: usize = 300;
+const DEATHS: usize = 5;
 
 const WORK: &str = "\
 def work(n):
@@ -51,30 +54,30 @@ async fn kill_in_the_middle(victim: Victim) {
 
     let mut running: FuturesUnordered<_> =
         (0..TASKS).zip(handles).map(|(n, handle)| async move { (n, handle.await) }).collect();
-    let mut ended = BTreeMap::new();
+    let (mut ended, mut deaths) = (BTreeMap::new(), 0);
     while let Some((n, task)) = running.next().await {
         let task = task.unwrap_or_else(|error| panic!("{victim:?}: task {n}: {error}"));
         assert_eq!(task.outcome, Some(OutcomeKind::Returned), "{victim:?}: {:?}", task.failure);
         assert_eq!(task.value::<u32>().unwrap(), 2 * n);
         assert!(ended.insert(task.task_id, task.attempt).is_none(), "{victim:?}: two outcomes");
-        if ended.len() == BEFORE {
+        if ended.len().is_multiple_of(BETWEEN) && ended.len() / BETWEEN <= DEATHS {
+            deaths += 1;
             match victim {
                 Victim::Service => fabric.restart_service().await,
                 Victim::Endpoint => fabric.restart_endpoint().await,
-                Victim::Manager => kill(fabric.manager()),
+                Victim::Manager => kill(fabric.manager().await),
                 // A child of the zygote, which is a child of the manager.
-                Victim::Worker => kill(children(children(fabric.manager())[0])[0]),
+                Victim::Worker => kill(children(children(fabric.manager().await)[0])[0]),
             }
         }
     }
     assert_eq!(ended.len(), TASKS as usize);
-    // Who held tasks had them in the middle of it: they were attempted again. A worker's neighbours go back to its pool
-    // without that, and the endpoint outlives the service and goes on.
-    let again = ended.values().filter(|attempt| **attempt > Some(1)).count();
-    match victim {
-        Victim::Endpoint | Victim::Manager => assert!(again > 0, "{victim:?} had nothing to do"),
-        Victim::Service => assert_eq!(again, 0, "no task runs twice because the service was away"),
-        Victim::Worker => {}
+    assert_eq!(deaths, DEATHS);
+    if victim == Victim::Service {
+        assert!(
+            ended.values().all(|attempt| *attempt == Some(1)),
+            "no task runs twice because the service was away"
+        );
     }
     assert!(ids.iter().all(|id| ended.contains_key(id)), "{victim:?}: an outcome of every task");
 

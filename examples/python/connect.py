@@ -5,8 +5,11 @@ its `local` environment; elsewhere, `http_proxy` leads there.
 """
 
 import os
+import sys
 import time
 
+if not {"FUNCX_ENDPOINT_ID", "FUNCX_TOKEN"} <= os.environ.keys():
+    sys.exit("set FUNCX_ENDPOINT_ID and FUNCX_TOKEN: `funcx up` prints the lines to paste")
 SERVICE = os.environ.get("FUNCX_SERVICE", "http://127.0.0.1:5000")
 if not SERVICE.endswith(":5000"):
     os.environ["http_proxy"] = SERVICE
@@ -32,9 +35,12 @@ def result(gcc, task_id):
 
 
 def results(gcc, task_ids):
-    """Results in the order of `task_ids`; asks for all of them at once until none is pending."""
+    """Results in the order of `task_ids`; asks for all of them at once until none is pending.
+
+    Tasks that failed are left out of a batch by the SDK; asked for alone, they raise what went wrong.
+    """
     while True:
         batch = gcc.get_batch_result(task_ids)
         if not any(task["pending"] for task in batch.values()):
-            return [batch[task_id]["result"] for task_id in task_ids]
+            return [batch[task_id]["result"] if task_id in batch else gcc.get_result(task_id) for task_id in task_ids]
         time.sleep(0.005)

@@ -1,8 +1,8 @@
 """Hello world with the unmodified Globus Compute SDK.
 
-    pip install globus-compute-sdk
-    eval "$(funcx up ...)"      # or export what it prints: FUNCX_ENDPOINT_ID, FUNCX_TOKEN
-    python hello_world.py
+With `funcx up` running in another terminal, and the three FUNCX_ lines that it prints pasted into this one:
+
+    venv/bin/python examples/python/hello_world.py
 """
 
 from connect import ENDPOINT, client, result

@@ -43,7 +43,8 @@ def default_folder():
     return pathlib.Path(sklearn.datasets.__file__).parent / "data"
 
 
-folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default_folder()
+# Workers start in another directory.
+folder = pathlib.Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else default_folder()
 files = sorted(folder.glob("*.csv"))
 gcc = client()
 describe_id = gcc.register_function(describe)

@@ -11,7 +11,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => byte().prop_map(|task| Step::Cancel { task }),
         2 => (byte(), byte(), byte()).prop_map(|(lane, slots, prefetch)| Step::AddPeer { lane, slots, prefetch }),
         1 => (byte(), byte(), byte()).prop_map(|(peer, slots, prefetch)| Step::SetCapacity { peer, slots, prefetch }),
-        1 => byte().prop_map(|peer| Step::RemovePeer { peer }),
+        1 => byte().prop_map(|peer| Step::Begin { peer }),
+        1 => (byte(), any::<bool>()).prop_map(|(peer, dead)| Step::RemovePeer { peer, dead }),
         6 => (byte(), byte(), prop::bool::weighted(0.3)).prop_map(|(peer, attempts, lost)| Step::Finish { peer, attempts, lost }),
         1 => (byte(), byte()).prop_map(|(peer, task)| Step::Stray { peer, task }),
         1 => (byte(), byte(), byte(), any::<bool>())
@@ -33,14 +34,23 @@ proptest! {
     }
 }
 
-#[test]
-fn a_lost_peer_gives_its_tasks_to_the_next_until_attempts_run_out() {
+/// Two peers come and go under three tasks that allow two attempts.
+fn ended_after(begin: bool, dead: bool) -> usize {
     let mut model = DispatcherModel::default();
     model.step(Step::Submit { lane: 0, tasks: 3, max_attempts: 2 });
     for _ in 0..2 {
-        assert_eq!(model.finished(), 0);
         model.step(Step::AddPeer { lane: 0, slots: 4, prefetch: 0 });
-        model.step(Step::RemovePeer { peer: 0 });
+        if begin {
+            model.step(Step::Begin { peer: 0 });
+        }
+        model.step(Step::RemovePeer { peer: 0, dead });
     }
-    assert_eq!(model.finished(), 3);
+    model.finished()
+}
+
+#[test]
+fn attempts_count_unless_nobody_said_that_they_had_begun() {
+    assert_eq!(ended_after(false, false), 3, "who is given up may still run them");
+    assert_eq!(ended_after(false, true), 0);
+    assert_eq!(ended_after(true, true), 1, "the one at the front had begun, twice");
 }

@@ -168,9 +168,12 @@ fn a_late_commit_acknowledges_nothing_to_the_next_process() {
 #[test]
 fn who_leaves_politely_gives_back_what_it_has_not_begun() {
     let mut upper = node(None, 100);
-    let (mut lower, _) = lower(77);
+    let (mut lower, executor) = lower(77);
     connect(&mut upper, &mut lower, 1, at(0));
     assert!(upper.submit(LaneId(0), (1..=4).map(|id| task(id, 1)).collect(), at(0)).is_empty());
+    settle(&mut upper, &mut lower, LinkId(1), at(0));
+    let begun = vec![(task(1, 1).attempt_id(), at(0).wall)];
+    lower.handle_executor(executor, ExecutorEvent::Started(begun), at(0));
     settle(&mut upper, &mut lower, LinkId(1), at(0));
     lower.leave();
     settle(&mut upper, &mut lower, LinkId(1), at(1));

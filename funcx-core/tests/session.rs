@@ -305,7 +305,7 @@ fn a_restarted_process_takes_the_place_of_the_one_that_died() {
             }
         }
     }
-    assert_eq!(attempts, [2], "what the dead process held is attempted again");
+    assert_eq!(attempts, [1], "nobody said that it had begun, so it has not been attempted yet");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The HTTP API: what the unmodified SDK sends and wants, our own routes, and everything that can be wrong with a request.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "http/description.rs"]
+mod description;
 #[path = "service/fabric.rs"]
 mod fabric;
 #[path = "http/fixtures.rs"]

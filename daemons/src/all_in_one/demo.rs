@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use funcx_core::model::{FunctionId, Hop};
@@ -20,7 +20,7 @@ pub struct DemoOptions {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub workers: Option<u32>,
     /// Python interpreter of the workers
-    #[arg(long, default_value = "python3")]
+    #[arg(long, default_value = "python3", value_parser = crate::config::interpreter)]
     pub python: String,
     /// Calls of the estimate of pi
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -66,11 +66,14 @@ pub async fn run(options: DemoOptions) -> Result<ExitCode> {
     let began = Instant::now();
     let fabric_options =
         FabricOptions { port: 0, data_dir: None, workers: options.workers, python: options.python.clone() };
-    let fabric = Fabric::start(&fabric_options).await?;
+    let fabric = tokio::select! {
+        fabric = Fabric::start(&fabric_options) => fabric?,
+        () = signals.wait() => bail!("interrupted"),
+    };
     println!("Ready after {:.2} s at {}.\n", began.elapsed().as_secs_f64(), fabric.url());
     let shown = tokio::select! {
         shown = show(&fabric, &options) => shown,
-        () = signals.wait() => Err(anyhow::anyhow!("interrupted")),
+        () = signals.wait() => Err(anyhow!("interrupted")),
     };
     fabric.shutdown().await?;
     shown.map(|()| ExitCode::SUCCESS)

@@ -5,7 +5,12 @@
 pub mod demo;
 pub mod up;
 
-use std::{net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -39,7 +44,7 @@ pub struct FabricOptions {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub workers: Option<u32>,
     /// Python interpreter of the workers
-    #[arg(long, default_value = "python3")]
+    #[arg(long, default_value = "python3", value_parser = crate::config::interpreter)]
     pub python: String,
 }
 
@@ -82,9 +87,13 @@ impl Fabric {
         crate::worker::check_python(&options.python).await?;
         let temporary = match options.data_dir {
             Some(_) => None,
-            None => {
-                Some(tempfile::Builder::new().prefix("funcx-").tempdir().context("no temporary directory")?)
-            }
+            None => Some(
+                tempfile::Builder::new()
+                    .prefix("funcx-")
+                    .permissions(PermissionsExt::from_mode(0o700))
+                    .tempdir()
+                    .context("no temporary directory")?,
+            ),
         };
         let data_dir = match (&options.data_dir, &temporary) {
             (Some(given), _) => std::path::absolute(given)?,
@@ -150,8 +159,10 @@ impl Fabric {
         let came_up =
             status.wait_for(|status| (status.connected && status.workers > 0) || status.problem.is_some());
         let status = tokio::select! {
-            status = came_up => status.context("the endpoint has ended")?.clone(),
+            // Why it has ended says more than that it tells nothing any more.
+            biased;
             ended = self.endpoint.ended() => return Ok(ended?),
+            Ok(status) = came_up => status.clone(),
             () = tokio::time::sleep(PATIENCE) => bail!("no worker was ready after {} s", PATIENCE.as_secs()),
         };
         match status.problem {
@@ -173,6 +184,9 @@ async fn credentials(
     if let Some(known) = known {
         let credential = Credential::Bearer(known.token.clone());
         if service.authority().authenticate(&credential, wall_clock()).await.is_ok() {
+            // Somebody may have deleted the endpoint meanwhile.
+            let shown = Token::new(&known.token).context("the stored token is not one")?;
+            registration::register(config, ACCOUNT, Some(known.endpoint_id), &shown).await?;
             return Ok(known);
         }
     }

@@ -38,7 +38,7 @@ pub async fn run(options: UpOptions, json: bool) -> Result<ExitCode> {
     };
     let text = match json {
         true => serde_json::to_string(&Ready { service: fabric.url(), credentials: fabric.credentials() })?,
-        false => instructions(&fabric.url(), fabric.credentials()),
+        false => instructions(&fabric.url(), fabric.credentials(), options.fabric.data_dir.is_some()),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
@@ -53,23 +53,29 @@ pub async fn run(options: UpOptions, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn instructions(url: &str, credentials: &Credentials) -> String {
+fn instructions(url: &str, credentials: &Credentials, is_kept: bool) -> String {
     let Credentials { endpoint_id, token, client_id, client_secret } = credentials;
     // The SDK's `local` environment is fixed to port 5000; elsewhere a proxy variable leads there.
     let elsewhere = match url.ends_with(&format!(":{DEFAULT_PORT}")) {
         true => String::new(),
         false => format!("  export http_proxy={url}\n"),
     };
+    let kept = match is_kept {
+        true => "",
+        false => {
+            "\nWhat it holds goes with it; `--data-dir DIRECTORY` keeps functions, tasks, results and tokens."
+        }
+    };
     format!(
         "\
-The fabric is ready at {url}. It runs until you press Ctrl-C.
+The fabric is ready at {url}. It runs until you press Ctrl-C.{kept}
 
 In Python, with the unmodified globus-compute-sdk:
 {}
   import globus_sdk
   from globus_compute_sdk import Client
   gcc = Client(local_compute_services=True, authorizer=globus_sdk.AccessTokenAuthorizer(\"{token}\"))
-  task = gcc.run(1, 2, endpoint_id=\"{endpoint_id}\", function_id=gcc.register_function(my_function))
+  endpoint = \"{endpoint_id}\"
 
 For scripts that stay as they are (`Client()`), only variables:
 

@@ -8,6 +8,7 @@
 mod document;
 mod endpoint;
 mod foreign;
+mod interpreter;
 mod quantity;
 mod render;
 mod section;
@@ -16,5 +17,6 @@ pub use document::{Entry, Node, Value};
 pub use endpoint::{
     ConfigError, EndpointConfig, EngineConfig, EngineKind, LauncherKind, ProviderConfig, Read,
 };
+pub use interpreter::interpreter;
 pub use quantity::{format_duration, format_size, parse_duration, parse_size};
 pub use section::{Findings, Foreign, FromValue, Problem, Section, Size};

@@ -164,6 +164,14 @@ impl Blocks {
         }
     }
 
+    /// A manager is given up by the node. Its block goes, whatever is in it, so that another one is started.
+    pub(super) fn handle_lost(&mut self, manager: Uuid) -> Option<ProviderRequest> {
+        let block = self.blocks.iter().find(|(_, block)| block.manager.uuid() == manager && !block.leaving);
+        let id = block.map(|(id, _)| *id)?;
+        tracing::warn!(block = %id, "the manager of the block does not answer, giving the block back");
+        self.cancel(id)
+    }
+
     /// Asks the provider which blocks still are; `None` if there is nothing to ask.
     pub(super) fn status(&self) -> Option<ProviderRequest> {
         let jobs: Vec<JobId> = self.blocks.values().filter_map(|block| block.job.clone()).collect();

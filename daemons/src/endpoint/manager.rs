@@ -11,7 +11,7 @@ use funcx_core::model::{BlockId, EndpointId, ManagerId};
 
 use crate::config::EndpointConfig;
 use crate::exit::{Exit, Failed};
-use crate::worker::{MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
+use crate::worker::{INIT_VARIABLE, MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
 
 /// Variable with the token of the endpoint, which managers and their workers must not see.
 pub const TOKEN_VARIABLE: &str = "FUNCX_TOKEN";
@@ -82,6 +82,7 @@ impl ManagerTemplate {
             .with_variables(&self.environment)
             .with_variable(MANAGER_VARIABLE, manager.to_string())
             .with_variable(SECRET_VARIABLE, secret)
+            .with_variable(INIT_VARIABLE, &self.options.worker_init)
             // Commands inherit the endpoint's environment, and the token is nothing for them.
             .with_variable(TOKEN_VARIABLE, "");
         // What the configuration names by a relative path is in the endpoint's directory, wherever it was started.
@@ -148,14 +149,13 @@ mod tests {
             ),
             "{line}"
         );
-        for part in
-            ["--workers 3", "--worker-init a; b", "--work-dir /home/e/tasks_working_dir", "--python python3"]
-        {
+        for part in ["--workers 3", "--work-dir /home/e/tasks_working_dir", "--python python3"] {
             assert!(line.contains(part), "{line}");
         }
-        assert!(!line.contains("s3cret"));
+        assert!(!line.contains("s3cret") && !line.contains("a; b"), "{line}");
         let variable =
             |name: &str| command.environment.get(std::ffi::OsStr::new(name)).unwrap().to_str().unwrap();
-        assert_eq!((variable("A"), variable(SECRET_VARIABLE), variable(TOKEN_VARIABLE)), ("b", "s3cret", ""));
+        let hidden = [SECRET_VARIABLE, INIT_VARIABLE, TOKEN_VARIABLE].map(variable);
+        assert_eq!((variable("A"), hidden), ("b", ["s3cret", "a; b", ""]));
     }
 }

@@ -25,6 +25,9 @@ const TRIES: u32 = 30;
 /// Longest text of the service quoted in a message.
 const MAX_QUOTED_CHARS: usize = 300;
 
+/// Most of an answer that is read to find its reason.
+const MAX_REASON_BYTES: usize = 64 << 10;
+
 #[derive(Serialize)]
 struct Registration<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,7 +110,9 @@ async fn send(request: RequestBuilder, service: &str) -> Result<Response> {
         let attempt = request.try_clone().expect("the body is no stream");
         let busy = match attempt.send().await {
             Ok(answer) if answer.status().is_success() => return Ok(answer),
-            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => "it is busy".to_owned(),
+            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                format!("it answers {}: {}", answer.status(), reason(answer).await)
+            }
             Ok(answer) => return Err(refusal(answer, service).await.into()),
             Err(error) => innermost(&error),
         };
@@ -122,14 +127,28 @@ async fn send(request: RequestBuilder, service: &str) -> Result<Response> {
     }
 }
 
-async fn refusal(answer: Response, service: &str) -> Failed {
-    let status = answer.status();
-    let text = answer.text().await.unwrap_or_default();
-    let said = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|body| {
+/// The reason that the service, or something in front of it, gives for an answer that is no success.
+async fn reason(mut answer: Response) -> String {
+    let mut text = Vec::new();
+    // An answer that breaks off is quoted as far as it came.
+    while let Ok(Some(part)) = answer.chunk().await {
+        text.extend_from_slice(&part[..part.len().min(MAX_REASON_BYTES - text.len())]);
+        if text.len() == MAX_REASON_BYTES {
+            break;
+        }
+    }
+    let said = serde_json::from_slice::<serde_json::Value>(&text).ok().and_then(|body| {
         let field = |name: &str| body.get(name).and_then(|value| value.as_str()).map(str::to_owned);
         field("reason").or_else(|| field("message")).or_else(|| field("error")).or_else(|| field("detail"))
     });
-    let said: String = said.unwrap_or(text).chars().take(MAX_QUOTED_CHARS).collect();
+    let said = said.unwrap_or_else(|| String::from_utf8_lossy(&text).into_owned());
+    let said = said.trim();
+    if said.is_empty() { "no reason given".to_owned() } else { said.chars().take(MAX_QUOTED_CHARS).collect() }
+}
+
+async fn refusal(answer: Response, service: &str) -> Failed {
+    let status = answer.status();
+    let said = reason(answer).await;
     match status {
         StatusCode::UNAUTHORIZED => Failed::new(
             Exit::Credentials,
@@ -152,4 +171,37 @@ fn innermost(error: &reqwest::Error) -> String {
         reason = source;
     }
     reason.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What [`reason`] finds in an answer with this body.
+    async fn reason_in(body: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let length = body.len();
+        let answer = format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {length}\r\n\r\n{body}");
+        let serve = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let _request = connection.read(&mut [0; 4096]).await.unwrap();
+            // The client need not read to the end.
+            let _ = connection.write_all(answer.as_bytes()).await;
+        };
+        let ask =
+            async { reason(client().unwrap().get(format!("http://{address}")).send().await.unwrap()).await };
+        tokio::join!(serve, ask).1
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_an_answer_is_found_and_bounded() {
+        assert_eq!(reason_in(r#"{"code": 7, "reason": "the disk is full"}"#).await, "the disk is full");
+        assert_eq!(reason_in("upstream is down\n").await, "upstream is down");
+        assert_eq!(reason_in("").await, "no reason given");
+        assert_eq!(reason_in(&"x".repeat(8 << 20)).await, "x".repeat(MAX_QUOTED_CHARS));
+    }
 }

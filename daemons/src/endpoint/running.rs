@@ -93,6 +93,9 @@ impl Running {
                     tracing::info!(manager = %manager.node, name = manager.name, "manager disconnected");
                     self.report().await;
                 }
+                Event::Noticed(NodeNotice::PeerLost(manager)) => {
+                    requests.extend(self.blocks.handle_lost(manager.node));
+                }
                 Event::Noticed(NodeNotice::OpenedAbove) => {
                     tracing::info!("connected to the service");
                     refused_since = None;

@@ -45,7 +45,7 @@ use crate::logging::{self, LogOptions};
 use crate::signal;
 
 pub use functions::register_demonstration;
-pub use options::{MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
+pub use options::{INIT_VARIABLE, MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
 pub use python::{OLDEST_PYTHON, Python, check_python, check_python_as};
 
 /// Between two looks whether the endpoint is still there.
@@ -135,7 +135,7 @@ async fn watch_endpoint(
                     return Err(Failed::new(Exit::Refused, format!("the endpoint refuses this manager: {reason}")));
                 }
                 NodeNotice::Drained => return Ok(()),
-                NodeNotice::PeerUp(_) | NodeNotice::PeerDown(_) => {}
+                NodeNotice::PeerUp(_) | NodeNotice::PeerDown(_) | NodeNotice::PeerLost(_) => {}
             },
             _ = look.tick() => {
                 native.look();
@@ -163,7 +163,7 @@ async fn start_pool(options: &WorkerOptions, sink: Arc<dyn ExecutorSink>) -> Res
         kill_grace: options.kill_grace,
         preload: options.preload.clone(),
         // Functions inherit the manager's environment, and its secrets are nothing for them.
-        environment: [SECRET_VARIABLE, MANAGER_VARIABLE, TOKEN_VARIABLE]
+        environment: [SECRET_VARIABLE, MANAGER_VARIABLE, TOKEN_VARIABLE, INIT_VARIABLE]
             .map(|name| (name.into(), Default::default()))
             .into(),
     };

@@ -10,6 +10,10 @@ use crate::config::{format_duration, parse_duration, parse_size};
 /// Variable with the secret that proves a manager to its endpoint. A secret is no argument: everybody can list those.
 pub const SECRET_VARIABLE: &str = "FUNCX_BLOCK_SECRET";
 
+/// Variable with the shell commands that run before workers start. People put keys into them, and everybody on a machine
+/// sees command lines.
+pub const INIT_VARIABLE: &str = "FUNCX_WORKER_INIT";
+
 /// Variable with the id that the endpoint gave to the manager of a block.
 pub const MANAGER_VARIABLE: &str = "FUNCX_MANAGER_ID";
 
@@ -38,7 +42,7 @@ pub struct WorkerOptions {
     #[arg(long, default_value = "python3", value_name = "PATH")]
     pub python: String,
     /// Shell commands run before the workers start
-    #[arg(long, default_value = "", value_name = "COMMANDS", allow_hyphen_values = true)]
+    #[arg(long, env = INIT_VARIABLE, hide_env_values = true, default_value = "", value_name = "COMMANDS", allow_hyphen_values = true)]
     pub worker_init: String,
     /// Directory that tasks start in
     #[arg(long, default_value = ".", value_name = "DIRECTORY")]
@@ -81,9 +85,6 @@ impl WorkerOptions {
         ];
         arguments
             .extend(self.workers.iter().flat_map(|workers| ["--workers".to_owned(), workers.to_string()]));
-        if !self.worker_init.is_empty() {
-            arguments.extend(["--worker-init".to_owned(), self.worker_init.clone()]);
-        }
         arguments.extend(self.preload.iter().flat_map(|module| ["--preload".to_owned(), module.clone()]));
         arguments
     }

@@ -72,14 +72,21 @@ impl Fabric {
         self.endpoint = start_endpoint(self.directory.path(), &self.token);
     }
 
-    /// The process of the manager.
-    pub(crate) fn manager(&self) -> u32 {
-        children(self.endpoint.id().unwrap())[0]
+    /// The process of the manager, once it has a zygote with workers.
+    pub(crate) async fn manager(&self) -> u32 {
+        let endpoint = self.endpoint.id().unwrap();
+        let with_workers = || {
+            children(endpoint).into_iter().find(|manager| {
+                children(*manager).first().is_some_and(|zygote| !children(*zygote).is_empty())
+            })
+        };
+        until("there is a manager with workers", || with_workers().is_some()).await;
+        with_workers().unwrap()
     }
 
     /// Stops everything politely, and finds that nothing is left.
     pub(crate) async fn stop(mut self) {
-        let manager = self.manager();
+        let manager = self.manager().await;
         let mut family = vec![manager];
         family.extend(children(manager));
         for child in [&mut self.endpoint, &mut self.service] {
@@ -113,8 +120,9 @@ pub(crate) fn kill(pid: u32) {
 /// Child processes, oldest first.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        let list = std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default();
+    // A process that has just ended has none.
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         found.extend(list.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
     }
     found.sort_unstable();

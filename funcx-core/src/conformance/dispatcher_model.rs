@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::contract::{Capacity, IdleFirst, PeerId};
 use crate::model::{
     AttemptId, Failure, Function, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
-    Timestamp,
+    Timestamp, limit,
 };
 use crate::state::{Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, TaskState};
 
@@ -30,8 +30,10 @@ pub enum Step {
     AddPeer { lane: u8, slots: u8, prefetch: u8 },
     /// A peer changes its mind about its capacity.
     SetCapacity { peer: u8, slots: u8, prefetch: u8 },
-    /// A peer is gone.
-    RemovePeer { peer: u8 },
+    /// A peer says that the oldest of its attempts has begun.
+    Begin { peer: u8 },
+    /// A peer is given up, or known to be dead.
+    RemovePeer { peer: u8, dead: bool },
     /// The oldest attempts of a peer end.
     Finish { peer: u8, attempts: u8, lost: bool },
     /// An outcome that nobody waits for.
@@ -53,6 +55,8 @@ struct ModelTask {
     max_attempts: u32,
     cancelled: bool,
     again: bool,
+    begun: bool,
+    unbegun: u32,
     place: Place,
 }
 
@@ -135,7 +139,8 @@ impl DispatcherModel {
                     self.known(peer).capacity = capacity;
                 }
             }
-            Step::RemovePeer { peer } => self.remove(peer, now),
+            Step::Begin { peer } => self.begin(peer),
+            Step::RemovePeer { peer, dead } => self.remove(peer, dead, now),
             Step::Finish { peer, attempts, lost } => self.finish(peer, attempts, lost, now),
             Step::Stray { peer, task } => self.stray(peer, task, now),
             Step::Reconcile { peer, keep, extra, older } => self.reconcile(peer, keep, extra, older, now),
@@ -197,6 +202,8 @@ impl DispatcherModel {
                 max_attempts,
                 cancelled: false,
                 again: false,
+                begun: false,
+                unbegun: 0,
                 place: Place::Queued,
             };
             self.tasks.insert(*id, task);
@@ -247,15 +254,35 @@ impl DispatcherModel {
         }
     }
 
-    fn remove(&mut self, peer: u8, now: Now) {
+    fn begin(&mut self, peer: u8) {
         let Some(peer) = self.peer(peer) else { return };
-        self.real.remove_peer(peer, "killed", now);
+        let Some(id) = self.known(peer).held.first().copied() else { return };
+        let task = self.tasks.get_mut(&id).expect("leased tasks are known");
+        task.begun = true;
+        let attempt = AttemptId { task: id, number: task.leased_as };
+        self.real.handle_started(peer, attempt, Timestamp::from_nanos(self.clock));
+    }
+
+    fn remove(&mut self, peer: u8, dead: bool, now: Now) {
+        let Some(peer) = self.peer(peer) else { return };
+        match dead {
+            true => self.real.bury_peer(peer, "killed", now),
+            false => self.real.remove_peer(peer, "silent", now),
+        }
         let held = self.known(peer).held.clone();
-        self.peers.remove(&peer);
         let mut delivered = Vec::new();
         for id in held.into_iter().rev() {
-            delivered.extend(self.lose(id).map(|kind| (id, kind)));
+            let task = self.tasks.get_mut(&id).expect("leased tasks are known");
+            let begun = task.begun || task.max_attempts == 1 || task.unbegun == limit::MAX_UNBEGUN;
+            let ended = if dead && !begun {
+                task.unbegun += 1;
+                self.unlease(peer, id)
+            } else {
+                self.lose(id)
+            };
+            delivered.extend(ended.map(|kind| (id, kind)));
         }
+        self.peers.remove(&peer);
         self.expect_delivery(&delivered);
     }
 
@@ -349,6 +376,7 @@ impl DispatcherModel {
             self.queues[lane.0 as usize].retain(|queued| *queued != id);
             let task = self.tasks.get_mut(&id).expect("chosen from the known");
             task.place = Place::Leased(peer);
+            task.begun = false;
             task.leased_as = 1 + keep as u32;
             task.attempt = task.attempt.max(task.leased_as);
             self.known(peer).held.push(id);
@@ -447,6 +475,7 @@ impl DispatcherModel {
                         assert_eq!((known.attempt, &known.place), (task.attempt, &Place::Queued));
                         known.place = Place::Leased(peer);
                         known.leased_as = known.attempt;
+                        known.begun = false;
                         let peer = self.known(peer);
                         peer.held.push(task.id);
                         assert!(

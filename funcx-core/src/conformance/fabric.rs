@@ -595,7 +595,7 @@ impl Fabric {
                 }
                 NodeOutput::PeerUp(info) => self.note(format_args!("p{place} has {}", info.name)),
                 NodeOutput::PeerDown(info) => self.note(format_args!("p{place} misses {}", info.name)),
-                NodeOutput::OpenedAbove | NodeOutput::Drained => {}
+                NodeOutput::PeerLost(_) | NodeOutput::OpenedAbove | NodeOutput::Drained => {}
             }
         }
         if let Some((deadline, _)) = self.processes[place].node.poll_timeout() {

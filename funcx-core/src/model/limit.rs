@@ -47,6 +47,8 @@ limits! {
     MAX_TEXT_BYTES: usize = 4096, "bytes";
     /// Attempts at a task when infrastructure is lost (default).
     DEFAULT_MAX_ATTEMPTS: u32 = 3, "attempts";
+    /// Dead peers under a task before it counts as begun although nobody said so: it may be what kills them.
+    MAX_UNBEGUN: u32 = 20, "peers";
     /// Attempts that a submission may ask for.
     MAX_MAX_ATTEMPTS: u32 = 1000, "attempts";
     /// Time between heartbeats on a link (default).

@@ -147,6 +147,8 @@ struct Entry {
     cancelled: bool,
     /// It was given to us again while it was being stopped: when it has stopped, it starts anew.
     again: bool,
+    /// How often a peer died under it before anybody said that it had begun.
+    unbegun: u32,
     started: Timestamp,
 }
 
@@ -326,14 +328,33 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.update_room(peer);
     }
 
-    /// A peer is gone for good: its attempts are made again, or end as `Lost` for this reason.
+    /// A peer is given up, although it may still run what it holds: every attempt counts, and is made again as a new
+    /// one or ends as `Lost` for this reason.
     pub fn remove_peer(&mut self, peer: PeerId, reason: &str, now: Now) {
+        self.take_from(peer, reason, false, now);
+    }
+
+    /// A peer is dead: nothing comes from it any more. Attempts that nobody said had begun are queued again as they
+    /// were, so that a queue outlives any number of restarts below; the others count. A task that allows one attempt
+    /// might have begun just before, so it ends as `Lost`.
+    pub fn bury_peer(&mut self, peer: PeerId, reason: &str, now: Now) {
+        self.take_from(peer, reason, true, now);
+    }
+
+    fn take_from(&mut self, peer: PeerId, reason: &str, dead: bool, now: Now) {
         self.wall = now.wall;
         let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else { return };
         // From the last to the first, so that the front of the queue has them in their old order.
         let held: Vec<usize> = self.peers[peer.0 as usize].held.iter(&self.tasks).collect();
         for key in held.into_iter().rev() {
-            self.lose(key, reason);
+            let entry = &mut self.tasks[key];
+            let begun = entry.started.is_set() || entry.task.spec.limits.max_attempts <= 1;
+            if dead && !begun && entry.unbegun < limit::MAX_UNBEGUN {
+                entry.unbegun += 1;
+                self.unlease(key);
+            } else {
+                self.lose(key, reason);
+            }
         }
         self.lanes[lane.0 as usize].policy.removed(peer);
         self.peers.remove(peer.0 as usize);
@@ -476,6 +497,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             leased_as: 0,
             cancelled: false,
             again: false,
+            unbegun: 0,
             started: Timestamp::UNSET,
         });
         self.index.insert(id, key as u32);

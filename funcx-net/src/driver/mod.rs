@@ -66,6 +66,8 @@ pub enum NodeNotice {
     PeerUp(PeerInfo),
     /// A node below is not connected any more.
     PeerDown(PeerInfo),
+    /// A node below is given up: it is dead, or did not come back in time.
+    PeerLost(PeerInfo),
     /// The session with the node above is open.
     OpenedAbove,
     /// The node above does not take us.
@@ -441,6 +443,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 NodeOutput::Stop(peer, attempts) => self.stop_attempts(peer, &attempts),
                 NodeOutput::PeerUp(info) => self.host.notice(NodeNotice::PeerUp(info)),
                 NodeOutput::PeerDown(info) => self.host.notice(NodeNotice::PeerDown(info)),
+                NodeOutput::PeerLost(info) => self.host.notice(NodeNotice::PeerLost(info)),
                 NodeOutput::OpenedAbove => self.host.notice(NodeNotice::OpenedAbove),
                 NodeOutput::RefusedAbove(refused) => {
                     self.above = None;

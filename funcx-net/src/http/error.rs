@@ -1,11 +1,13 @@
 //! Failures as answers: one body for all of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use funcx_core::ErrorKind;
 use funcx_core::model::Retry;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, response::Response as Described};
 
 use super::wire::ErrorBody;
 use crate::service::Refusal;
@@ -111,5 +113,22 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+/// The failures of every route that wants to know who asks.
+impl utoipa::IntoResponses for ApiError {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        let described = |(status, description): (&str, &str)| {
+            let body = Content::new(Some(Ref::from_schema_name("ErrorBody")));
+            let response = ResponseBuilder::new().description(description).content("application/json", body);
+            (status.to_owned(), response.build().into())
+        };
+        let failures = [
+            ("401", "the request does not say who asks, or not credibly"),
+            ("4XX", "the request cannot be served; the code says why"),
+            ("503", "the service cannot serve it now; `Retry-After` says when to ask again"),
+        ];
+        failures.map(described).into()
     }
 }

@@ -51,7 +51,10 @@ impl NodeHost for Host {
                 tracing::info!(endpoint = %info.node, name = info.name, "endpoint disconnected");
                 service.set_connected(EndpointId::from(info.node), false);
             }
-            NodeNotice::OpenedAbove | NodeNotice::RefusedAbove(_) | NodeNotice::Drained => {}
+            NodeNotice::PeerLost(_)
+            | NodeNotice::OpenedAbove
+            | NodeNotice::RefusedAbove(_)
+            | NodeNotice::Drained => {}
         }
     }
 }

@@ -277,6 +277,32 @@ async fn what_belongs_to_others_is_forbidden() {
             Some(json!({ "task_group_id": group })),
             "TASK_GROUP_ACCESS_FORBIDDEN",
         ),
+        ("GET", format!("/v1/functions/{function}"), None, "FUNCTION_ACCESS_FORBIDDEN"),
+        ("GET", format!("/v1/tasks?task_group_id={group}"), None, "TASK_GROUP_ACCESS_FORBIDDEN"),
+        ("GET", format!("/v1/endpoints/{endpoint}"), None, "ENDPOINT_ACCESS_FORBIDDEN"),
+        ("GET", format!("/v2/endpoints/{endpoint}/status"), None, "ENDPOINT_ACCESS_FORBIDDEN"),
+        ("GET", format!("/v3/endpoints/{endpoint}/allowed_functions"), None, "ENDPOINT_ACCESS_FORBIDDEN"),
+        ("DELETE", format!("/v2/endpoints/{endpoint}"), None, "ENDPOINT_ACCESS_FORBIDDEN"),
+        (
+            "POST",
+            format!("/v3/endpoints/{endpoint}/submit"),
+            Some(json!({ "tasks": { &function: [NO_ARGUMENTS] } })),
+            "FUNCTION_ACCESS_FORBIDDEN",
+        ),
+        (
+            "POST",
+            "/v1/submit".to_owned(),
+            Some(
+                json!({ "endpoint_id": endpoint, "tasks": [{ "function_id": function, "arguments": [NO_ARGUMENTS] }] }),
+            ),
+            "FUNCTION_ACCESS_FORBIDDEN",
+        ),
+        (
+            "POST",
+            "/v1/endpoints".to_owned(),
+            Some(json!({ "endpoint_id": endpoint, "name": "x" })),
+            "ENDPOINT_ACCESS_FORBIDDEN",
+        ),
         ("GET", format!("/v2/endpoints/{endpoint}"), None, "ENDPOINT_ACCESS_FORBIDDEN"),
         ("DELETE", format!("/v1/endpoints/{endpoint}"), None, "ENDPOINT_ACCESS_FORBIDDEN"),
         ("POST", format!("/v3/endpoints/{endpoint}/lock"), None, "ENDPOINT_ACCESS_FORBIDDEN"),
@@ -291,6 +317,14 @@ async fn what_belongs_to_others_is_forbidden() {
     }
     let batch = site.ask_as(bob, "POST", "/v2/batch_status", Some(json!({ "task_ids": [task] }))).await;
     assert_eq!(batch.body["results"], json!({}));
+    // Somebody else's own function does not open the endpoint, and somebody else's cancel finds no task.
+    let body = json!({ "name": "bob's", "kind": "native", "entry": "work" });
+    let bobs = site.ask_as(bob, "POST", "/v1/functions", Some(body)).await.text("function_id");
+    let body = json!({ "endpoint_id": endpoint, "tasks": [{ "function_id": bobs, "arguments": [1] }] });
+    let submitted = site.ask_as(bob, "POST", "/v1/submit", Some(body)).await;
+    submitted.is_refused(403, "ENDPOINT_ACCESS_FORBIDDEN", &[]);
+    let cancel = site.ask_as(bob, "POST", "/v1/cancel", Some(json!({ "task_ids": [task] }))).await;
+    assert_eq!(cancel.body, json!({ "cancelled": 0, "unknown": 1 }));
     // A public function on a shared endpoint that does not run it.
     let put = json!({ "endpoint_name": "x", "public": true, "allowed_functions": [] });
     assert_eq!(site.ask("PUT", &format!("/v3/endpoints/{endpoint}"), Some(put)).await.status, 200);

@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::driver::{Driver, Groups, PrivateDir, Request, refuse};
 use self::protocol::{FRAME_SPARE_BYTES, MAX_FRAME_BYTES};
+pub use self::zygote::OLDEST_PYTHON;
 use self::zygote::Zygote;
 
 /// The program of the Python workers.

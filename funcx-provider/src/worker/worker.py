@@ -1072,15 +1072,13 @@ class Zygote:
     def reap(self):
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = self.next_ended()
             except ChildProcessError:
                 return
             if pid == 0:
                 return
             if pid not in self.workers:
                 continue  # A child of some preloaded module.
-            # As long as a process of the group lives, its number is not given to another one.
-            kill_group(pid)
             signaled = os.WIFSIGNALED(status)
             self.send(
                 {
@@ -1090,6 +1088,21 @@ class Zygote:
                     "signal": os.WTERMSIG(status) if signaled else None,
                 }
             )
+
+    def next_ended(self):
+        """The process id and status of a child that has ended, its group killed if it was a worker; id 0 if none."""
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13. The number is hardly in use again so soon.
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid in self.workers:
+                kill_group(pid)
+            return pid, status
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if ended is None:
+            return 0, 0
+        if ended.si_pid in self.workers:
+            # Until it is waited for, its number cannot become that of another process or group.
+            kill_group(ended.si_pid)
+        return os.waitpid(ended.si_pid, 0)
 
 
 def run_zygote():

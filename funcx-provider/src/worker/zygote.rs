@@ -26,8 +26,8 @@ use tokio::{
 
 use super::{ProcessPoolConfig, driver::Input, slot::Exit};
 
-/// The oldest Python that can be a worker.
-const OLDEST_PYTHON: (u32, u32) = (3, 8);
+/// The oldest Python that can be a worker: major and minor version. `worker.py` says the same about itself.
+pub const OLDEST_PYTHON: (u32, u32) = (3, 8);
 /// What worker.py exits with if the Python is older.
 const PYTHON_TOO_OLD: i32 = 3;
 /// From start to readiness. Importing packages from a busy file system can take long.

@@ -1145,8 +1145,16 @@ class Zygote(WorkerTest):
         self.assertIsNone(connection.receive())
 
     def test_nothing_of_a_worker_outlives_it(self):
+        self.assert_nothing_outlives_a_worker(ZygoteProcess(self))
+
+    def test_nothing_of_a_worker_outlives_it_where_there_is_no_waitid(self):
+        with open(os.path.join(self.directory, "forget_waitid.py"), "w") as module:
+            module.write("import os\nif hasattr(os, 'waitid'): del os.waitid\n")
+        environment = dict(os.environ, PYTHONPATH=self.directory)
+        self.assert_nothing_outlives_a_worker(ZygoteProcess(self, preload=["forget_waitid"], env=environment))
+
+    def assert_nothing_outlives_a_worker(self, zygote):
         fifo = self.fifo()
-        zygote = ZygoteProcess(self)
         source = f"import subprocess\ndef f(): subprocess.Popen('exec sleep 1000 >{fifo}', shell=True)"
         connection = zygote.fork_with(1, source)
         connection.run()

@@ -7,7 +7,7 @@ use funcx_core::contract::Command;
 use funcx_core::model::{BlockId, EndpointId, ManagerId};
 
 use crate::config::EndpointConfig;
-use crate::endpoint::{EndpointDirectory, Endpoints, ManagerTemplate, listen_address};
+use crate::endpoint::{EndpointDirectory, Endpoints, ManagerTemplate, TOKEN_VARIABLE, listen_address};
 use crate::exit::{Exit, Failed};
 use crate::worker::{Python, check_python_as};
 
@@ -38,6 +38,9 @@ impl Check {
         check_python(&read.config, directory.path()).await?;
         match directory.token()? {
             Some(_) => println!("token          there is one"),
+            None if std::env::var_os(TOKEN_VARIABLE).is_some_and(|text| !text.is_empty()) => {
+                println!("token          the one in {TOKEN_VARIABLE}");
+            }
             None => println!("token          there is none yet; `start` wants --token-file or FUNCX_TOKEN"),
         }
         Ok(())

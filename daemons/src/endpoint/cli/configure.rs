@@ -26,7 +26,7 @@ pub struct Configure {
     #[arg(long, value_name = "COUNT")]
     workers: Option<NonZeroU32>,
     /// Python of the workers
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = crate::config::interpreter)]
     python: Option<String>,
     #[command(flatten)]
     token: TokenSource,

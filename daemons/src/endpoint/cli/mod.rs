@@ -76,7 +76,8 @@ pub async fn run(arguments: Arguments, invocation: &[&str]) -> Result<ExitCode> 
         Command::Configure(configure) => configure.run(&endpoints),
         Command::Start(start) => start.run(&endpoints, log, invocation).await,
         Command::Stop(stop) => stop.run(&endpoints).await,
-        Command::Restart(start) => {
+        Command::Restart(mut start) => {
+            start.check(&endpoints).await?;
             stop::Stop::before_start(start.name()).run_if_running(&endpoints).await?;
             start.run(&endpoints, log, invocation).await
         }
@@ -95,11 +96,23 @@ pub struct TokenSource {
     /// File with the token, `-` for standard input; the variable FUNCX_TOKEN serves too
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Read ahead: standard input can be read only once.
+    #[arg(skip)]
+    known: Option<Token>,
 }
 
 impl TokenSource {
+    /// Reads the token now, so that later reads give the same; true if one was given.
+    fn read_ahead(&mut self) -> Result<bool> {
+        self.known = self.read()?;
+        Ok(self.known.is_some())
+    }
+
     /// The token, if one was given.
     fn read(&self) -> Result<Option<Token>> {
+        if self.known.is_some() {
+            return Ok(self.known.clone());
+        }
         let Some(file) = &self.token_file else {
             let Some(text) = std::env::var_os(TOKEN_VARIABLE).filter(|text| !text.is_empty()) else {
                 return Ok(None);

@@ -40,6 +40,17 @@ impl Start {
         &self.name
     }
 
+    /// Looks whether configuration, token and Python are fit to start with, before `restart` stops what runs.
+    pub(super) async fn check(&mut self, endpoints: &Endpoints) -> Result<()> {
+        let directory = endpoints.existing(&self.name)?;
+        let read = directory.read_config()?;
+        if !self.token.read_ahead()? && directory.token()?.is_none() {
+            return Err(no_token().into());
+        }
+        look_for_python(&read.config, directory.path()).await?;
+        Ok(())
+    }
+
     pub(super) async fn run(self, endpoints: &Endpoints, log: LogOptions, invocation: &[&str]) -> Result<()> {
         let directory = endpoints.existing(&self.name)?;
         if self.detach {
@@ -125,12 +136,13 @@ impl Start {
             directory.write_token(&token)?;
             return Ok(token);
         }
-        directory.token()?.ok_or_else(|| {
-            Failed::new(
-                Exit::Credentials,
-                "there is no token: give one with --token-file FILE (`-` for standard input) or in FUNCX_TOKEN",
-            )
-            .into()
-        })
+        directory.token()?.ok_or_else(|| no_token().into())
     }
+}
+
+fn no_token() -> Failed {
+    Failed::new(
+        Exit::Credentials,
+        "there is no token: give one with --token-file FILE (`-` for standard input) or in FUNCX_TOKEN",
+    )
 }

@@ -75,6 +75,8 @@ pub enum NodeOutput {
     PeerUp(PeerInfo),
     /// A node below is not connected any more.
     PeerDown(PeerInfo),
+    /// A node below is given up: it is dead, or did not come back in time.
+    PeerLost(PeerInfo),
     /// Everything is finished after [`Node::drain`], and said above.
     Drained,
 }
@@ -137,6 +139,15 @@ struct Link {
 enum Peer {
     Executor { capacity: Capacity },
     Remote { info: PeerInfo, epoch: u64, link: Option<LinkId>, given_up_at: Option<Tick> },
+}
+
+/// How a node below is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its process is no more.
+    Dead,
+    /// It may still run, and come back.
+    GivenUp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -323,7 +334,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     /// A node below is known to be dead: its leases are lost now, whether or not its connection is.
     pub fn handle_dead(&mut self, node: Uuid, reason: &str, now: Now) {
         if let Some(peer) = self.by_node.get(&node).copied() {
-            self.lose(peer, reason, now);
+            self.lose(peer, End::Dead, reason, now);
         }
         self.pump();
     }
@@ -391,7 +402,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
                     let due = Some(deadline);
                     if matches!(self.peers.get(&peer), Some(Peer::Remote { given_up_at, .. }) if *given_up_at == due)
                     {
-                        self.lose(peer, "its connection broke and it did not come back in time", now);
+                        let reason = "its connection broke and it did not come back in time";
+                        self.lose(peer, End::GivenUp, reason, now);
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! What a node does about what it is told: by links, by executors, by the node above.
 
-use super::{Node, NodeOutput, Peer, PeerInfo, Timer};
+use super::{End, Node, NodeOutput, Peer, PeerInfo, Timer};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
 use crate::message::{Report, StartedEvent};
 use crate::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Timestamp, limit};
@@ -45,7 +45,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 }
                 DownlinkEvent::Goodbye => {
                     if let Some(peer) = self.peer_of(link) {
-                        self.lose(peer, "it left", now);
+                        self.lose(peer, End::Dead, "it left", now);
                     }
                     self.outputs.push_back(NodeOutput::Close(link, "it left".to_owned()));
                 }
@@ -70,7 +70,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             |peer| matches!(self.peers.get(peer), Some(Peer::Remote { epoch, .. }) if *epoch == hello.epoch),
         );
         if let (Some(old), None) = (known, same) {
-            self.lose(old, "it started anew", now);
+            self.lose(old, End::Dead, "it started anew", now);
         }
         let peer = same.unwrap_or_else(|| self.dispatcher.add_peer(lane, Capacity::default()));
         if let Some(Peer::Remote { info, link: Some(old), .. }) = self.peers.get(&peer) {
@@ -134,7 +134,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     }
 
     /// A node below will not come back.
-    pub(super) fn lose(&mut self, peer: PeerId, reason: &str, now: Now) {
+    pub(super) fn lose(&mut self, peer: PeerId, end: End, reason: &str, now: Now) {
         let Some(Peer::Remote { mut info, link, .. }) = self.peers.remove(&peer) else { return };
         self.by_node.remove(&info.node);
         // Its place may be taken by another process, to which acknowledgements for this one mean nothing.
@@ -147,9 +147,13 @@ impl<P: PlacementPolicy + Default> Node<P> {
             self.outputs.push_back(NodeOutput::Close(link, reason.to_owned()));
             info.connected = false;
             info.capacity = Capacity::default();
-            self.outputs.push_back(NodeOutput::PeerDown(info));
+            self.outputs.push_back(NodeOutput::PeerDown(info.clone()));
         }
-        self.dispatcher.remove_peer(peer, reason, now);
+        self.outputs.push_back(NodeOutput::PeerLost(info));
+        match end {
+            End::Dead => self.dispatcher.bury_peer(peer, reason, now),
+            End::GivenUp => self.dispatcher.remove_peer(peer, reason, now),
+        }
     }
 
     pub(super) fn set_capacity(&mut self, link: LinkId, capacity: Capacity) {

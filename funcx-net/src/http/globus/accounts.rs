@@ -14,7 +14,6 @@ use super::wire::TokenAnswer;
 use crate::driver::wall_clock;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Caller, Params, authorization, small_body};
-use crate::http::wire::ErrorBody;
 
 /// The resource server of the compute service, and the mark of scopes that belong to it.
 const COMPUTE: (&str, &str) = ("funcx_service", "facd7ccc-c5f4-42aa-916b-a0e270e2c2a9");
@@ -32,7 +31,7 @@ struct TokenRequest {
 #[utoipa::path(
     post, path = "/v2/oauth2/token", tag = "accounts",
     request_body(content = String, content_type = "application/x-www-form-urlencoded"),
-    responses((status = 200, body = TokenAnswer), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = TokenAnswer), ApiError)
 )]
 pub(super) async fn token(State(app): State<App>, request: Request) -> Result<impl IntoResponse> {
     let Some(issuer) = app.service.config().issuer.clone() else {
@@ -105,7 +104,7 @@ pub(super) async fn revoke() -> Json<Value> {
 /// Who the caller is.
 #[utoipa::path(
     get, path = "/v2/oauth2/userinfo", tag = "accounts",
-    responses((status = 200, body = Value), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Value), ApiError)
 )]
 pub(super) async fn userinfo(Caller(caller): Caller) -> Json<Value> {
     let Principal { identity, username, .. } = &caller;
@@ -128,7 +127,7 @@ pub(super) struct Ids {
 #[utoipa::path(
     get, path = "/v2/api/identities", tag = "accounts",
     params(("ids" = Option<String>, Query, description = "ids, separated by commas")),
-    responses((status = 200, body = Value), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Value), ApiError)
 )]
 pub(super) async fn identities(Caller(caller): Caller, Params(wanted): Params<Ids>) -> Json<Value> {
     let (id, name) = (caller.identity.to_string(), &caller.username);

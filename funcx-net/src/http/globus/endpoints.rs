@@ -12,17 +12,16 @@ use super::wire::{
 };
 use crate::driver::wall_clock;
 use crate::http::date::iso;
-use crate::http::error::Result;
+use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, Params, PathId};
 use crate::http::view;
-use crate::http::wire::ErrorBody;
 use crate::service::NewEndpoint;
 
 /// What goes on at an endpoint.
 #[utoipa::path(
     get, path = "/v2/endpoints/{id}/status", tag = "globus-compute", operation_id = "globus_endpoint_status",
     params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = EndpointStatus), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = EndpointStatus), ApiError)
 )]
 pub(super) async fn status(
     State(app): State<App>,
@@ -47,7 +46,7 @@ pub(super) async fn status(
 #[utoipa::path(
     get, path = "/v2/endpoints/{id}", tag = "globus-compute", operation_id = "globus_get_endpoint",
     params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = Value), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Value), ApiError)
 )]
 pub(super) async fn find(
     State(app): State<App>,
@@ -79,7 +78,7 @@ pub(super) struct Which {
 #[utoipa::path(
     get, path = "/v2/endpoints", tag = "globus-compute", operation_id = "globus_list_endpoints",
     params(("role" = Option<String>, Query, description = "`owner` or `any`")),
-    responses((status = 200, body = [EndpointEntry]), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = [EndpointEntry]), ApiError)
 )]
 pub(super) async fn list(
     State(app): State<App>,
@@ -100,7 +99,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/v3/endpoints/{id}/allowed_functions", tag = "globus-compute",
     operation_id = "globus_allowed_functions", params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = AllowedFunctions), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = AllowedFunctions), ApiError)
 )]
 pub(super) async fn allowed_functions(
     State(app): State<App>,
@@ -117,8 +116,8 @@ pub(super) async fn allowed_functions(
 
 /// Register an endpoint for the first time.
 #[utoipa::path(
-    post, path = "/v3/endpoints", tag = "globus-compute", operation_id = "globus_register_endpoint",
-    responses((status = 200, body = RegisteredV3), (status = "4XX", body = ErrorBody))
+    post, path = "/v3/endpoints", tag = "globus-compute", operation_id = "globus_register_endpoint", request_body = NewEndpointV3,
+    responses((status = 200, body = RegisteredV3), ApiError)
 )]
 pub(super) async fn register(
     state: State<App>,
@@ -131,8 +130,8 @@ pub(super) async fn register(
 /// Register an endpoint that has an id. One that is not known is adopted.
 #[utoipa::path(
     put, path = "/v3/endpoints/{id}", tag = "globus-compute", operation_id = "globus_update_endpoint",
-    params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = RegisteredV3), (status = "4XX", body = ErrorBody))
+    params(("id" = uuid::Uuid, Path)), request_body = NewEndpointV3,
+    responses((status = 200, body = RegisteredV3), ApiError)
 )]
 pub(super) async fn register_again(
     state: State<App>,
@@ -173,7 +172,7 @@ async fn add(
 #[utoipa::path(
     post, path = "/v3/endpoints/{id}/lock", tag = "globus-compute", operation_id = "globus_lock_endpoint",
     params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = Locked), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Locked), ApiError)
 )]
 pub(super) async fn lock(
     State(app): State<App>,
@@ -189,7 +188,7 @@ pub(super) async fn lock(
 #[utoipa::path(
     delete, path = "/v2/endpoints/{id}", tag = "globus-compute", operation_id = "globus_delete_endpoint",
     params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = Value), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Value), ApiError)
 )]
 pub(super) async fn delete(
     State(app): State<App>,

@@ -11,14 +11,13 @@ use uuid::Uuid;
 use super::wire::{FunctionInfo, FunctionUuid, NewFunctionV2, NewFunctionV3};
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, PathId};
-use crate::http::wire::ErrorBody;
 use crate::http::{framing, view};
 use crate::service::NewFunction;
 
 /// Register a function (SDK 3 and later).
 #[utoipa::path(
-    post, path = "/v3/functions", tag = "globus-compute", operation_id = "globus_register_function",
-    responses((status = 201, body = FunctionUuid), (status = "4XX", body = ErrorBody))
+    post, path = "/v3/functions", tag = "globus-compute", operation_id = "globus_register_function", request_body = NewFunctionV3,
+    responses((status = 201, body = FunctionUuid), ApiError)
 )]
 pub(super) async fn register(
     state: State<App>,
@@ -43,8 +42,8 @@ pub(super) async fn register(
 
 /// Register a function (SDK 2).
 #[utoipa::path(
-    post, path = "/v2/functions", tag = "globus-compute", operation_id = "globus_register_function_v2",
-    responses((status = 201, body = FunctionUuid), (status = "4XX", body = ErrorBody))
+    post, path = "/v2/functions", tag = "globus-compute", operation_id = "globus_register_function_v2", request_body = NewFunctionV2,
+    responses((status = 201, body = FunctionUuid), ApiError)
 )]
 pub(super) async fn register_v2(
     state: State<App>,
@@ -100,7 +99,7 @@ async fn add(
 #[utoipa::path(
     get, path = "/v2/functions/{id}", tag = "globus-compute", operation_id = "globus_get_function",
     params(("id" = Uuid, Path)),
-    responses((status = 200, body = FunctionInfo), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = FunctionInfo), ApiError)
 )]
 pub(super) async fn find(
     State(app): State<App>,
@@ -121,7 +120,7 @@ pub(super) async fn find(
 #[utoipa::path(
     delete, path = "/v2/functions/{id}", tag = "globus-compute", operation_id = "globus_delete_function",
     params(("id" = Uuid, Path)),
-    responses((status = 200, body = Value), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Value), ApiError)
 )]
 pub(super) async fn delete(
     State(app): State<App>,

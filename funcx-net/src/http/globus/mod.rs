@@ -17,7 +17,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::error::ApiError;
 use super::extract::{App, Caller, Params};
-use super::wire::ErrorBody;
 
 /// Version of the API that the routes follow, and the oldest clients that they serve.
 const API_VERSION: &str = "1.0.0";
@@ -72,10 +71,7 @@ async fn version(Params(which): Params<WhichVersion>) -> Json<serde_json::Value>
 }
 
 /// Where the SDK's Executor would find its result stream. Not available yet.
-#[utoipa::path(
-    get, path = "/v2/get_amqp_result_connection_url", tag = "globus-compute",
-    responses((status = "4XX", body = ErrorBody))
-)]
+#[utoipa::path(get, path = "/v2/get_amqp_result_connection_url", tag = "globus-compute", responses(ApiError))]
 async fn result_stream(Caller(_): Caller) -> ApiError {
     // A status that the SDK does not try again.
     let message = "this service has no AMQP result stream: use Client.run and Client.get_result instead of Executor, or \

@@ -11,7 +11,7 @@ use super::wire::{SubmitV3, SubmittedV3};
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Caller, HashedBody, PathId, Trace};
 use crate::http::view;
-use crate::http::wire::{ErrorBody, Resources};
+use crate::http::wire::Resources;
 use crate::http::{framing, submitted};
 use crate::service::{Accepted, Batch, Submit};
 
@@ -19,7 +19,7 @@ use crate::service::{Accepted, Batch, Submit};
 #[utoipa::path(
     post, path = "/v3/endpoints/{id}/submit", tag = "globus-compute", operation_id = "globus_submit",
     params(("id" = uuid::Uuid, Path)), request_body = SubmitV3,
-    responses((status = 200, body = SubmittedV3), (status = "4XX", body = ErrorBody), (status = 503, body = ErrorBody))
+    responses((status = 200, body = SubmittedV3), ApiError)
 )]
 pub(super) async fn submit(
     State(app): State<App>,

@@ -15,7 +15,6 @@ use super::wire::{BatchResults, BatchStatus, TaskInfo};
 use crate::http::date::iso;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, PathId};
-use crate::http::wire::ErrorBody;
 use crate::service::{READ_TASKS, TaskStatus, TaskView};
 
 /// Bytes of results in one answer to a batch.
@@ -25,7 +24,7 @@ const BATCH_BYTES: usize = 64 << 20;
 #[utoipa::path(
     get, path = "/v2/tasks/{id}", tag = "globus-compute", operation_id = "globus_get_task",
     params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = TaskInfo), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = TaskInfo), ApiError)
 )]
 pub(super) async fn find(
     State(app): State<App>,
@@ -37,8 +36,8 @@ pub(super) async fn find(
 
 /// Many tasks.
 #[utoipa::path(
-    post, path = "/v2/batch_status", tag = "globus-compute", operation_id = "globus_batch_status",
-    responses((status = 200, body = BatchResults), (status = "4XX", body = ErrorBody))
+    post, path = "/v2/batch_status", tag = "globus-compute", operation_id = "globus_batch_status", request_body = BatchStatus,
+    responses((status = 200, body = BatchResults), ApiError)
 )]
 pub(super) async fn batch_status(
     State(app): State<App>,
@@ -58,7 +57,7 @@ pub(super) async fn batch_status(
 #[utoipa::path(
     get, path = "/v2/taskgroup/{id}", tag = "globus-compute", operation_id = "globus_get_task_group",
     params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = Value), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Value), ApiError)
 )]
 pub(super) async fn group(
     State(app): State<App>,

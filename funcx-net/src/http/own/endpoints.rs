@@ -19,8 +19,8 @@ use crate::transport::websocket::{limited, upgraded};
 
 /// Register an endpoint, or say anew what it is.
 #[utoipa::path(
-    post, path = "/v1/endpoints", tag = "endpoints",
-    responses((status = 201, body = EndpointRegistered), (status = "4XX", body = ErrorBody))
+    post, path = "/v1/endpoints", tag = "endpoints", request_body = EndpointRegistration,
+    responses((status = 201, body = EndpointRegistered), ApiError)
 )]
 pub(super) async fn register(
     State(app): State<App>,
@@ -49,7 +49,7 @@ pub(super) struct Which {
 /// Endpoints, in order of id.
 #[utoipa::path(
     get, path = "/v1/endpoints", tag = "endpoints", params(Which),
-    responses((status = 200, body = EndpointList), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = EndpointList), ApiError)
 )]
 pub(super) async fn list(
     State(app): State<App>,
@@ -72,7 +72,7 @@ pub(super) async fn list(
 /// An endpoint, with what goes on there now.
 #[utoipa::path(
     get, path = "/v1/endpoints/{id}", tag = "endpoints", params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = EndpointView), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = EndpointView), ApiError)
 )]
 pub(super) async fn find(
     State(app): State<App>,
@@ -87,7 +87,7 @@ pub(super) async fn find(
 /// Delete an endpoint. Its unfinished tasks are cancelled.
 #[utoipa::path(
     delete, path = "/v1/endpoints/{id}", tag = "endpoints", params(("id" = uuid::Uuid, Path)),
-    responses((status = 204), (status = "4XX", body = ErrorBody))
+    responses((status = 204), ApiError)
 )]
 pub(super) async fn delete(
     State(app): State<App>,

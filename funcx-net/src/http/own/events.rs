@@ -14,11 +14,11 @@ use utoipa::IntoParams;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Caller, Params, PathId};
 use crate::http::view;
-use crate::http::wire::{ErrorBody, TaskView};
+use crate::http::wire::TaskView;
 use crate::service::{FollowEvent, Follower, TaskStatus};
 
 /// Time between comments that keep idle connections open.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(in crate::http) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Where to go on.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -36,7 +36,7 @@ pub(super) struct From {
     get, path = "/v1/task_groups/{id}/events", tag = "tasks", params(("id" = uuid::Uuid, Path), From),
     responses(
         (status = 200, body = TaskView, content_type = "text/event-stream"),
-        (status = "4XX", body = ErrorBody)
+        ApiError
     )
 )]
 pub(super) async fn follow(

@@ -10,14 +10,14 @@ use utoipa::IntoParams;
 
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, Params, PathId};
-use crate::http::wire::{ErrorBody, FunctionPage, FunctionRegistered, FunctionRegistration, FunctionView};
+use crate::http::wire::{FunctionPage, FunctionRegistered, FunctionRegistration, FunctionView};
 use crate::http::{framing, view};
 use crate::service::NewFunction;
 
 /// Register a function.
 #[utoipa::path(
-    post, path = "/v1/functions", tag = "functions",
-    responses((status = 201, body = FunctionRegistered), (status = "4XX", body = ErrorBody))
+    post, path = "/v1/functions", tag = "functions", request_body = FunctionRegistration,
+    responses((status = 201, body = FunctionRegistered), ApiError)
 )]
 pub(super) async fn register(
     State(app): State<App>,
@@ -76,7 +76,7 @@ pub(super) struct Page {
 /// The functions that the caller owns, in order of id.
 #[utoipa::path(
     get, path = "/v1/functions", tag = "functions", params(Page),
-    responses((status = 200, body = FunctionPage), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = FunctionPage), ApiError)
 )]
 pub(super) async fn list(
     State(app): State<App>,
@@ -93,7 +93,7 @@ pub(super) async fn list(
 /// A function, with its code.
 #[utoipa::path(
     get, path = "/v1/functions/{id}", tag = "functions", params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = FunctionView), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = FunctionView), ApiError)
 )]
 pub(super) async fn find(
     State(app): State<App>,

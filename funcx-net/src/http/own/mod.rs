@@ -1,7 +1,7 @@
 //! Our own routes, under `/v1`.
 
 mod endpoints;
-mod events;
+pub(super) mod events;
 mod functions;
 mod submit;
 mod tasks;

@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Caller, HashedBody, Trace};
 use crate::http::view;
-use crate::http::wire::{ErrorBody, SubmitAnswer, SubmitRequest};
+use crate::http::wire::{SubmitAnswer, SubmitRequest};
 use crate::http::{framing, submitted};
 use crate::service::{Accepted, Batch, Submit};
 
 /// Submit tasks. They are durable when the answer comes.
 #[utoipa::path(
     post, path = "/v1/submit", tag = "tasks", request_body = SubmitRequest,
-    responses((status = 200, body = SubmitAnswer), (status = "4XX", body = ErrorBody), (status = 503, body = ErrorBody))
+    responses((status = 200, body = SubmitAnswer), ApiError)
 )]
 pub(super) async fn submit(
     State(app): State<App>,

@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, Params, PathId};
 use crate::http::view;
-use crate::http::wire::{CancelAnswer, CancelRequest, ErrorBody, TaskPage, TaskView};
+use crate::http::wire::{CancelAnswer, CancelRequest, TaskPage, TaskView};
 use crate::service::CancelTarget;
 
 /// Longest time that an answer is held back.
@@ -40,7 +40,7 @@ pub(super) struct Page {
 /// The caller's tasks, oldest first.
 #[utoipa::path(
     get, path = "/v1/tasks", tag = "tasks", params(Page),
-    responses((status = 200, body = TaskPage), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = TaskPage), ApiError)
 )]
 pub(super) async fn list(
     State(app): State<App>,
@@ -78,7 +78,7 @@ pub(super) struct Wait {
 /// A task.
 #[utoipa::path(
     get, path = "/v1/tasks/{id}", tag = "tasks", params(("id" = uuid::Uuid, Path), Wait),
-    responses((status = 200, body = TaskView), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = TaskView), ApiError)
 )]
 pub(super) async fn find(
     State(app): State<App>,
@@ -99,8 +99,8 @@ pub(super) async fn find(
 
 /// Cancel tasks.
 #[utoipa::path(
-    post, path = "/v1/cancel", tag = "tasks",
-    responses((status = 200, body = CancelAnswer), (status = "4XX", body = ErrorBody))
+    post, path = "/v1/cancel", tag = "tasks", request_body = CancelRequest,
+    responses((status = 200, body = CancelAnswer), ApiError)
 )]
 pub(super) async fn cancel(
     State(app): State<App>,
