@@ -1,6 +1,7 @@
 //! Queue, peers, credits, leases: the state machine of every node that hands out work.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -475,9 +476,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             self.lease(key, peer);
             let task = &mut self.tasks[key].task;
             task.stamps.set(self.sent, self.wall);
-            // Specifications travel with the tasks. Counted for each, although neighbours share theirs: a batch that is
-            // too small costs little, one that does not fit into a frame would break the link.
-            bytes += task.payload.len() + task.spec.text_bytes();
+            // Specifications travel with the tasks, once for neighbours that share one. A batch with more of them than fit
+            // into a frame would break the link.
+            let shares = tasks.last().is_some_and(|last: &Task| Arc::ptr_eq(&last.spec, &task.spec));
+            bytes += task.payload.len() + if shares { 0 } else { task.spec.text_bytes() };
             tasks.push(task.clone());
         }
         self.counters.dispatched += tasks.len() as u64;
