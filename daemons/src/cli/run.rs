@@ -47,6 +47,15 @@ pub struct Options {
     /// Attempts if workers are lost under it; 1 is "at most once"
     #[arg(long, value_name = "NUMBER")]
     pub max_attempts: Option<u32>,
+    /// Place among your own tasks at the endpoint, from -128 to 127: higher ones go first
+    #[arg(long, allow_negative_numbers = true, value_name = "NUMBER", default_value_t = 0)]
+    pub priority: i8,
+    /// Longest time until the task begins to run, such as `10 min`
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub ttl: Option<Duration>,
+    /// Longest time until the task has ended; it is stopped after that
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub deadline: Option<Duration>,
     /// Print the id of the task and do not wait for it
     #[arg(long)]
     pub no_wait: bool,
@@ -74,7 +83,13 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
         Some(arguments) => arguments,
         None => words::arguments(kind, arguments)?,
     };
-    let mut call = Call::new(endpoint.endpoint_id, function, arguments);
+    let mut call = Call::new(endpoint.endpoint_id, function, arguments).with_priority(options.priority);
+    if let Some(ttl) = options.ttl {
+        call = call.with_ttl(ttl);
+    }
+    if let Some(deadline) = options.deadline {
+        call = call.with_deadline(deadline);
+    }
     if let Some(walltime) = options.walltime {
         call = call.with_walltime(walltime);
     }

@@ -62,7 +62,7 @@ impl TaskSpec {
     }
 }
 
-/// How hard the fabric tries.
+/// How hard, how soon and how long the fabric tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskLimits {
     /// Attempts in all when infrastructure is lost; 1 means "at most once". A function that raises is not retried.
@@ -70,11 +70,18 @@ pub struct TaskLimits {
     /// A service that was killed and started again counts attempts anew. As long as the endpoint lives it says what it
     /// holds, so nothing is attempted twice; if both are killed at once, even a task with one attempt may be.
     pub max_attempts: u32,
+    /// Place among the tasks of one owner that wait for the same endpoint: higher ones go first, equal ones in order of
+    /// acceptance. It says nothing about the tasks of others.
+    pub priority: i8,
+    /// Longest time from acceptance until the task begins to run; if it still waits then, it ends as `TimedOut`.
+    pub ttl: Option<Duration>,
+    /// Longest time from acceptance until the task has ended; it is stopped then, wherever it is, and ends as `TimedOut`.
+    pub deadline: Option<Duration>,
 }
 
 impl Default for TaskLimits {
     fn default() -> Self {
-        Self { max_attempts: limit::DEFAULT_MAX_ATTEMPTS }
+        Self { max_attempts: limit::DEFAULT_MAX_ATTEMPTS, priority: 0, ttl: None, deadline: None }
     }
 }
 

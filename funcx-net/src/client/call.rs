@@ -96,6 +96,12 @@ pub struct CallOptions {
     pub shape: Shape,
     /// Attempts in all when infrastructure is lost under it; 1 is "at most once". The service chooses if `None`.
     pub max_attempts: Option<u32>,
+    /// Place among one's own tasks at the endpoint: higher ones go first.
+    pub priority: i8,
+    /// Longest time from acceptance until the task begins to run.
+    pub ttl: Option<Duration>,
+    /// Longest time from acceptance until the task has ended; it is stopped after that.
+    pub deadline: Option<Duration>,
     /// What only the worker reads, such as `env` and `sandbox`.
     pub worker: BTreeMap<String, Value>,
 }
@@ -118,6 +124,9 @@ impl CallOptions {
         Resources {
             walltime_seconds: walltime.map(|walltime| walltime.as_secs_f64()),
             max_attempts: self.max_attempts,
+            priority: (self.priority != 0).then_some(self.priority),
+            ttl_seconds: self.ttl.map(|ttl| ttl.as_secs_f64()),
+            deadline_seconds: self.deadline.map(|deadline| deadline.as_secs_f64()),
             cores: count(*milli_cores, neutral.milli_cores),
             memory_bytes: (*memory_bytes != neutral.memory_bytes).then_some(*memory_bytes),
             accelerators: count(accelerators.milli_count, neutral.accelerators.milli_count),
@@ -157,6 +166,27 @@ impl Call {
     #[must_use]
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {
         self.target.how.max_attempts = Some(attempts);
+        self
+    }
+
+    /// The same call before those of the caller's with a lower priority.
+    #[must_use]
+    pub fn with_priority(mut self, priority: i8) -> Self {
+        self.target.how.priority = priority;
+        self
+    }
+
+    /// The same call, given up if it has not begun this long after it was accepted.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.target.how.ttl = Some(ttl);
+        self
+    }
+
+    /// The same call, stopped if it has not ended this long after it was accepted.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.target.how.deadline = Some(deadline);
         self
     }
 }

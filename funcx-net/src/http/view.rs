@@ -15,7 +15,7 @@ use super::wire::{EndpointView, FailureView, FunctionView, Resources, TaskView};
 use crate::service::{EndpointFigures, TaskStatus};
 
 /// Longest walltime that makes sense, in seconds: ten years.
-const MAX_WALLTIME_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
+const MAX_TIME_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
 
 /// Who may use something, in the two fields of requests. What everybody may use, a group may use as well.
 pub(super) fn access(public: bool, group: Option<Uuid>) -> Access {
@@ -156,12 +156,9 @@ const fn status_word(status: TaskStatus) -> &'static str {
 pub(super) fn shape(resources: Resources) -> Result<(Shape, TaskLimits)> {
     let mut shape = Shape::default();
     let mut limits = TaskLimits::default();
-    if let Some(seconds) = resources.walltime_seconds {
-        if !(seconds > 0.0 && seconds <= MAX_WALLTIME_SECONDS) {
-            return Err(ApiError::invalid("the walltime must be more than 0 seconds and at most ten years"));
-        }
-        shape.walltime = Some(Duration::from_secs_f64(seconds));
-    }
+    shape.walltime = time(resources.walltime_seconds, "walltime")?;
+    limits.ttl = time(resources.ttl_seconds, "ttl")?;
+    limits.deadline = time(resources.deadline_seconds, "deadline")?;
     if let Some(cores) = resources.cores {
         shape.milli_cores = thousandths(cores, "cores")?;
     }
@@ -177,7 +174,20 @@ pub(super) fn shape(resources: Resources) -> Result<(Shape, TaskLimits)> {
         shape.target = Target::Labels(labels);
     }
     limits.max_attempts = resources.max_attempts.unwrap_or(limits.max_attempts);
+    limits.priority = resources.priority.unwrap_or(limits.priority);
     Ok((shape, limits))
+}
+
+fn time(seconds: Option<f64>, what: &str) -> Result<Option<Duration>> {
+    match seconds {
+        None => Ok(None),
+        Some(seconds) if seconds > 0.0 && seconds <= MAX_TIME_SECONDS => {
+            Ok(Some(Duration::from_secs_f64(seconds)))
+        }
+        Some(_) => {
+            Err(ApiError::invalid(format!("the {what} must be more than 0 seconds and at most ten years")))
+        }
+    }
 }
 
 fn thousandths(count: f64, field: &str) -> Result<u32> {

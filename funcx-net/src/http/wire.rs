@@ -157,6 +157,15 @@ pub struct Resources {
     /// Attempts in all when infrastructure is lost; 1 is "at most once".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
+    /// Place among the caller's own tasks at the endpoint, from -128 to 127: higher ones go first. 0 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i8>,
+    /// Longest time from acceptance until it begins to run, in seconds; after that it ends as timed out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<f64>,
+    /// Longest time from acceptance until it has ended, in seconds; after that it is stopped and ends as timed out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<f64>,
     /// Cores on each node; fractions are allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<f64>,

@@ -65,6 +65,9 @@ struct StoredSpec {
     container: Option<String>,
     labels: Option<Vec<String>>,
     max_attempts: u32,
+    priority: i8,
+    ttl: Option<Duration>,
+    deadline: Option<Duration>,
     owner: IdentityId,
 }
 
@@ -189,6 +192,9 @@ pub(super) fn encode_spec(spec: &TaskSpec) -> ([u8; 32], Bytes) {
             Target::Labels(labels) => Some(labels.clone()),
         },
         max_attempts: limits.max_attempts,
+        priority: limits.priority,
+        ttl: limits.ttl,
+        deadline: limits.deadline,
         owner: *owner,
     });
     let mut bytes = Vec::with_capacity(5 + json.len() + options.len());
@@ -219,7 +225,12 @@ pub(super) fn decode_spec(
             container: stored.container,
             target: stored.labels.map_or(Target::Anywhere, Target::Labels),
         },
-        limits: TaskLimits { max_attempts: stored.max_attempts },
+        limits: TaskLimits {
+            max_attempts: stored.max_attempts,
+            priority: stored.priority,
+            ttl: stored.ttl,
+            deadline: stored.deadline,
+        },
         owner: stored.owner,
         options: fields.rest(),
         trace,
@@ -500,7 +511,12 @@ mod tests {
                 container: Some("image.sif".into()),
                 target: Target::Labels(vec!["gpu".into()]),
             },
-            limits: TaskLimits { max_attempts: 9 },
+            limits: TaskLimits {
+                max_attempts: 9,
+                priority: -3,
+                ttl: Some(Duration::from_secs(60)),
+                deadline: Some(Duration::from_millis(1)),
+            },
             owner: IdentityId::from_u128(3),
             options: Bytes::from_static(b"\xff not even UTF-8"),
             trace: TraceContext { trace_id: 1, span_id: 2, flags: 1 },

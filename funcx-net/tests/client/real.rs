@@ -140,7 +140,8 @@ async fn what_a_call_asks_for_reaches_the_endpoint() {
     let (_site, client, mut bench, endpoint, function) = scene(&people, 1).await;
     let worker = BTreeMap::from([("env".to_owned(), serde_json::json!({ "A": "b" }))]);
     let shape = Shape { milli_cores: 500, walltime: Some(Duration::from_secs(90)), ..Shape::default() };
-    let options = CallOptions { shape: shape.clone(), max_attempts: Some(1), worker };
+    let options =
+        CallOptions { shape: shape.clone(), max_attempts: Some(1), worker, ..CallOptions::default() };
     let _handle = client.submit(call(endpoint, function, 0).with_options(options)).await.unwrap();
     let spec = bench.next().await.spec;
     assert_eq!((&spec.shape, spec.limits.max_attempts), (&shape, 1));

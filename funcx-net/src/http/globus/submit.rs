@@ -81,6 +81,10 @@ fn resources(specification: Option<&Map<String, Value>>) -> Result<Resources> {
     Ok(Resources {
         walltime_seconds: key(specification, "walltime", "a number of seconds", Value::as_f64)?,
         max_attempts: key(specification, "max_attempts", "a number", small)?,
+        // As Parsl has it, from which the key comes: lower values go first (HighThroughputExecutor, "priority").
+        priority: key(specification, "priority", "a number", Value::as_f64)?.map(|value| -value as i8),
+        ttl_seconds: key(specification, "ttl", "a number of seconds", Value::as_f64)?,
+        deadline_seconds: key(specification, "deadline", "a number of seconds", Value::as_f64)?,
         cores: key(specification, "cores", "a number", Value::as_f64)?,
         memory_bytes: key(specification, "memory", "a number of bytes", Value::as_u64)?,
         accelerators: key(specification, "accelerators", "a number", Value::as_f64)?,
