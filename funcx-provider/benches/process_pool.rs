@@ -129,7 +129,7 @@ impl Pool {
                     left -= outcomes.len();
                 }
                 ExecutorEvent::Capacity(capacity) => self.credits = capacity.credits() as usize,
-                ExecutorEvent::Started(_) => {}
+                ExecutorEvent::Started(_) | ExecutorEvent::GaveBack(_) => {}
             }
         }
     }

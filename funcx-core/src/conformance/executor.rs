@@ -46,7 +46,7 @@ impl ExecutorSink for Recorder {
             ExecutorEvent::Started(started) => {
                 self.started.lock().extend(started.iter().map(|(attempt, _)| *attempt));
             }
-            ExecutorEvent::Capacity(_) => {}
+            ExecutorEvent::Capacity(_) | ExecutorEvent::GaveBack(_) => {}
         }
     }
 }

@@ -12,10 +12,10 @@ use crate::model::{AttemptId, FunctionKind, Outcome, Task, Timestamp};
 /// with an [`ExecutorSink`] and tells it what happens.
 ///
 /// **Order of calls.** [`start`](Self::start) and [`cancel`](Self::cancel) at any time and in any order, then
-/// [`drain`](Self::drain) once. Tasks started after `drain` end as `Lost`.
+/// [`drain`](Self::drain) once. Tasks started after `drain` go back, or end as `Lost`.
 ///
-/// **What holds.** Every attempt given to `start` leads to exactly one outcome in the sink, whatever happens to
-/// the worker that runs it; a worker that dies under an attempt makes it `Lost`, and the caller decides about
+/// **What holds.** Every attempt given to `start` leads to exactly one outcome in the sink (or, once `drain` was called,
+/// is given back if it has not begun), whatever happens to the worker that runs it; a worker that dies under an attempt makes it `Lost`, and the caller decides about
 /// another attempt. Outcomes come in any order. The caller never exceeds the capacity last advertised.
 ///
 /// **Bounds.** An executor holds at most `slots + prefetch` attempts.
@@ -62,7 +62,8 @@ pub trait Executor: Send + Sync + 'static {
     /// before the request came). Attempts it does not hold are ignored: their outcome is on its way.
     fn cancel(&self, attempts: &[AttemptId]);
 
-    /// Resolves when everything started has an outcome in the sink and the workers are gone.
+    /// Gives back what has not begun, where the executor can tell. Resolves when all the others have their outcome in the
+    /// sink and the workers are gone.
     ///
     /// **Cancellation.** Dropping the future does not undo the drain.
     fn drain(&self) -> BoxFuture<'static, ()>;
@@ -100,6 +101,8 @@ impl Capacity {
 pub enum ExecutorEvent {
     /// These attempts began to run. Optional: executors whose tasks are too short to be worth it leave it out.
     Started(Vec<(AttemptId, Timestamp)>),
+    /// These attempts have not begun and go back, because the executor is being drained.
+    GaveBack(Vec<AttemptId>),
     /// These attempts ended.
     Outcomes(Vec<Outcome>),
     /// It takes more or less from now on.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Payloads;
 use crate::model::{
     Accelerators, Function, FunctionBody, FunctionHash, FunctionKind, Hop, HopStamps, IdentityId, Outcome,
-    OutcomeKind, Shape, Target, Task, TaskId, TaskLimits, TaskSpec, TraceContext,
+    OutcomeKind, Shape, Target, Task, TaskId, TaskLimits, TaskSpec, Tick, TraceContext,
 };
 
 /// Bodies of functions.
@@ -212,6 +212,8 @@ impl TaskBatch {
                     spec: Arc::clone(spec),
                     payload,
                     stamps: HopStamps::from_nanos(head.stamps),
+                    start_by: Tick::NEVER,
+                    end_by: Tick::NEVER,
                 })
             })
             .collect()

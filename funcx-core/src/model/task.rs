@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Function, IdentityId, Shape, Target, TaskId, Timestamp, limit};
+use super::{Function, IdentityId, Shape, Target, TaskId, Tick, Timestamp, limit};
 
 /// One attempt at one task. A retry is a new attempt of the same task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,12 +98,25 @@ pub struct Task {
     pub payload: Bytes,
     /// When it passed where.
     pub stamps: HopStamps,
+    /// It ends as `TimedOut` if it has not begun by then; [`Tick::NEVER`] if it may wait for ever. A tick of this process:
+    /// what crosses a link is the time that is left, so that clocks need not agree.
+    pub start_by: Tick,
+    /// It is stopped if it has not ended by then; [`Tick::NEVER`] if it may take for ever.
+    pub end_by: Tick,
 }
 
 impl Task {
     /// The first attempt at a new task.
     pub fn new(id: TaskId, spec: Arc<TaskSpec>, payload: impl Into<Bytes>) -> Self {
-        Self { id, attempt: 1, spec, payload: payload.into(), stamps: HopStamps::default() }
+        Self {
+            id,
+            attempt: 1,
+            spec,
+            payload: payload.into(),
+            stamps: HopStamps::default(),
+            start_by: Tick::NEVER,
+            end_by: Tick::NEVER,
+        }
     }
 
     /// Task and attempt number.

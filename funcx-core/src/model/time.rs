@@ -4,7 +4,8 @@ use std::{ops, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// A reading of a monotonic clock, in nanoseconds since an origin that each process chooses.
+/// A reading of a monotonic clock, in nanoseconds since an origin that each process chooses, one for all its drivers and
+/// executors.
 ///
 /// Ticks of different processes cannot be compared; deadlines are computed with ticks only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -13,6 +14,9 @@ pub struct Tick(u64);
 impl Tick {
     /// The origin.
     pub const ZERO: Self = Self(0);
+
+    /// Later than every deadline.
+    pub const NEVER: Self = Self(u64::MAX);
 
     /// The tick this many nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Self {

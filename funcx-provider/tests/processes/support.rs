@@ -19,6 +19,7 @@ pub(crate) struct Bench {
     events: UnboundedReceiver<ExecutorEvent>,
     outcomes: Vec<Outcome>,
     pub(crate) started: Vec<AttemptId>,
+    pub(crate) gave_back: Vec<AttemptId>,
     pub(crate) capacities: Vec<Capacity>,
     next_id: u128,
 }
@@ -55,6 +56,7 @@ impl Bench {
             events,
             outcomes: Vec::new(),
             started: Vec::new(),
+            gave_back: Vec::new(),
             capacities: Vec::new(),
             next_id: 0,
         }
@@ -128,6 +130,7 @@ impl Bench {
             ExecutorEvent::Started(started) => {
                 self.started.extend(started.iter().map(|(attempt, _)| *attempt));
             }
+            ExecutorEvent::GaveBack(attempts) => self.gave_back.extend(attempts),
             ExecutorEvent::Capacity(capacity) => self.capacities.push(capacity),
         }
     }

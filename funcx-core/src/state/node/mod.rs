@@ -348,6 +348,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
                     .map(|(id, at)| StartedEvent { attempt: id.into(), at: at.as_nanos() });
                 self.started(peer, events.collect());
             }
+            ExecutorEvent::GaveBack(attempts) => self.dispatcher.handle_given_back(peer, &attempts, now),
             ExecutorEvent::Outcomes(outcomes) => self.outcomes(peer, outcomes, None, now),
             ExecutorEvent::Capacity(new) => {
                 if let Some(Peer::Executor { capacity }) = self.peers.get_mut(&peer) {

@@ -20,6 +20,7 @@ struct Bench {
     signals: Vec<(u32, Signal)>,
     outcomes: Vec<Outcome>,
     started: Vec<AttemptId>,
+    gave_back: Vec<AttemptId>,
     capacities: Vec<Capacity>,
     others: Vec<PoolOutput>,
     next_id: u128,
@@ -44,6 +45,7 @@ impl Bench {
             signals: Vec::new(),
             outcomes: Vec::new(),
             started: Vec::new(),
+            gave_back: Vec::new(),
             capacities: Vec::new(),
             others: Vec::new(),
             next_id: 0,
@@ -68,6 +70,7 @@ impl Bench {
                     PoolOutput::Event(ExecutorEvent::Started(started)) => {
                         self.started.extend(started.iter().map(|(attempt, _)| *attempt));
                     }
+                    PoolOutput::Event(ExecutorEvent::GaveBack(attempts)) => self.gave_back.extend(attempts),
                     PoolOutput::Event(ExecutorEvent::Capacity(capacity)) => self.capacities.push(capacity),
                     PoolOutput::Send { worker, pieces } => {
                         let tags = tags_in(pieces);
