@@ -4,6 +4,7 @@
 //! ([`crate::message`] for links); a model type is not made serializable because a daemon needs it.
 
 mod error;
+mod event;
 mod function;
 mod id;
 pub mod limit;
@@ -13,6 +14,7 @@ mod task;
 mod time;
 
 pub use error::{Error, ErrorKind, Result, Retry};
+pub use event::{TaskEvent, TaskEventKind};
 pub use function::{Function, FunctionBody, FunctionHash, FunctionKind};
 pub use id::{
     BlockId, EndpointId, FunctionId, IdMap, IdentityId, JobId, ManagerId, TaskGroupId, TaskId, UnknownId,
