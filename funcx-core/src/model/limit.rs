@@ -45,10 +45,12 @@ limits! {
     MAX_SESSION_FUNCTIONS: usize = 4096, "functions";
     /// Names, labels, credentials and other short texts on a link.
     MAX_TEXT_BYTES: usize = 4096, "bytes";
+    /// Texts of an event of a task.
+    MAX_EVENT_TEXT_BYTES: usize = 512, "bytes";
     /// Attempts at a task when infrastructure is lost (default).
     DEFAULT_MAX_ATTEMPTS: u32 = 3, "attempts";
-    /// Dead peers under a task before it counts as begun although nobody said so: it may be what kills them.
-    MAX_UNBEGUN: u32 = 20, "peers";
+    /// Lost attempts that nobody said had begun, until one more counts: the task may be what kills its peers.
+    MAX_GRANTED: u32 = 20, "attempts";
     /// Attempts that a submission may ask for.
     MAX_MAX_ATTEMPTS: u32 = 1000, "attempts";
     /// Time between heartbeats on a link (default).
