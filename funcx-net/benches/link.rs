@@ -13,8 +13,10 @@ use std::{
 use funcx_core::contract::{Address, IdleFirst};
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{Function, FunctionKind, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec};
-use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
+use funcx_core::model::{Function, FunctionKind, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec, Tick};
+use funcx_core::state::{
+    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
+};
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
 use futures::future::{BoxFuture, FutureExt, ready};
@@ -44,6 +46,10 @@ impl NodeHost for Counter {
         ready(()).boxed()
     }
 
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
     fn notice(&self, _: NodeNotice) {}
 }
 
@@ -53,6 +59,9 @@ fn config(uplink: bool) -> NodeConfig {
             role: Role::Manager,
             node: Uuid::from_u128(1),
             epoch: 1,
+            life: 0,
+            process: 1,
+            ends_at: Tick::NEVER,
             credential: String::new(),
             name: "bench".to_owned(),
             software: "bench".to_owned(),
@@ -60,6 +69,7 @@ fn config(uplink: bool) -> NodeConfig {
         link: LinkPolicy::with_heartbeat(Duration::from_secs(10)),
         limits: DispatcherLimits { lane_tasks: 2 * TASKS, ..DispatcherLimits::default() },
         lease_grace: None,
+        journal: false,
         queue_tasks: 0,
         sent: Hop::EndpointSent,
         returned: None,

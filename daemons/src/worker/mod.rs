@@ -28,8 +28,10 @@ use clap::Parser;
 use funcx_core::contract::{ExecutorSink, IdleFirst};
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{ErrorKind, Hop, ManagerId, Outcome};
-use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, NodeConfig, Uplink, UplinkIdentity};
+use funcx_core::model::{ErrorKind, Hop, ManagerId, Outcome, Tick};
+use funcx_core::state::{
+    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, NodeConfig, Uplink, UplinkIdentity,
+};
 use funcx_net::driver::{self, Above, NodeHandle, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
 use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
@@ -135,7 +137,10 @@ async fn watch_endpoint(
                     return Err(Failed::new(Exit::Refused, format!("the endpoint refuses this manager: {reason}")));
                 }
                 NodeNotice::Drained => return Ok(()),
-                NodeNotice::PeerUp(_) | NodeNotice::PeerDown(_) | NodeNotice::PeerLost(_) => {}
+                NodeNotice::PeerUp(_)
+                | NodeNotice::PeerDown(_)
+                | NodeNotice::PeerLost(_)
+                | NodeNotice::Events(_) => {}
             },
             _ = look.tick() => {
                 native.look();
@@ -182,7 +187,8 @@ async fn start_pool(options: &WorkerOptions, sink: Arc<dyn ExecutorSink>) -> Res
 fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig> {
     let mut random = [0; 24];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
-    let (epoch, id) = random.split_at(8);
+    let (process, id) = random.split_at(8);
+    let process = u64::from_ne_bytes(process.try_into().expect("8 of 24 bytes"));
     let drawn = || ManagerId::from_random(u128::from_ne_bytes(id.try_into().expect("16 of 24 bytes")));
     let host =
         nix::unistd::gethostname().map_or_else(|_| "?".into(), |name| name.to_string_lossy().into_owned());
@@ -190,7 +196,10 @@ fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig
         uplink: Some(UplinkIdentity {
             role: Role::Manager,
             node: options.manager_id.unwrap_or_else(drawn).uuid(),
-            epoch: u64::from_ne_bytes(epoch.try_into().expect("8 of 24 bytes")),
+            epoch: process,
+            life: 0,
+            process,
+            ends_at: Tick::NEVER,
             credential,
             name: format!("{host}, block {}, process {}", options.block, std::process::id()),
             software: SOFTWARE.to_owned(),
@@ -198,6 +207,7 @@ fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig
         link: LinkPolicy::default(),
         limits: DispatcherLimits::default(),
         lease_grace: None,
+        journal: false,
         queue_tasks: 0,
         sent: Hop::ManagerSent,
         returned: Some(Hop::ManagerReturned),
@@ -223,6 +233,10 @@ impl NodeHost for Host {
     }
 
     fn deliver(&self, _: Vec<Outcome>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
         ready(()).boxed()
     }
 

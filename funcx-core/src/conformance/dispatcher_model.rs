@@ -542,6 +542,7 @@ impl DispatcherModel {
                     let known = |event: &TaskEvent| self.tasks[&event.attempt.task].attempt;
                     assert!(events.iter().all(|event| event.attempt.number < known(event)), "{events:?}");
                 }
+                DispatcherOutput::Abandon { .. } => panic!("nobody has abandoned anything"),
                 DispatcherOutput::Cancel { peer, attempts } => {
                     for attempt in attempts {
                         let task = &self.tasks[&attempt.task];

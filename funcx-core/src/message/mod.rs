@@ -9,7 +9,7 @@
 //!   Hello ───────────────────────────▶
 //!         ◀─────────────────────────── Welcome | Refused
 //!   Held… Capacity ──────────────────▶   (open)
-//!         ◀─────────────────────────── Functions Tasks Cancel OutcomesAcked Drain Ping
+//!         ◀─────────────────────────── Functions Tasks Cancel Abandon OutcomesAcked Drain Ping
 //!   Outcomes Capacity TaskEvents GaveBack Report Pong Goodbye ─▶
 //! ```
 //!
@@ -89,6 +89,8 @@ pub enum Message {
     Tasks(TaskBatch),
     /// Down: attempts to stop.
     Cancel(Vec<WireAttempt>),
+    /// Down: attempts to stop because they have no place above any more: the task ended, or goes on elsewhere.
+    Abandon(Vec<WireAttempt>),
     /// Down: outcomes up to and including this sequence number are safe and can be forgotten.
     OutcomesAcked(u64),
     /// Down: finish what you hold, then say goodbye.
@@ -302,6 +304,7 @@ impl Message {
             Self::Functions(_) => "Functions",
             Self::Tasks(_) => "Tasks",
             Self::Cancel(_) => "Cancel",
+            Self::Abandon(_) => "Abandon",
             Self::OutcomesAcked(_) => "OutcomesAcked",
             Self::Drain => "Drain",
             Self::Ping(_) => "Ping",

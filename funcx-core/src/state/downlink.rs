@@ -217,6 +217,13 @@ impl Downlink {
         }
     }
 
+    /// Asks to stop attempts that have no place here any more.
+    pub fn send_abandon(&mut self, attempts: &[AttemptId]) {
+        for chunk in attempts.chunks(limit::MAX_BATCH_TASKS) {
+            self.messages.push_back(Message::Abandon(chunk.iter().copied().map(WireAttempt::from).collect()));
+        }
+    }
+
     /// Outcomes up to this batch are safe here.
     pub fn acknowledge(&mut self, sequence: u64) {
         if self.is_open() {

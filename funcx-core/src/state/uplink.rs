@@ -51,6 +51,8 @@ pub enum UplinkEvent {
     Tasks(Vec<Task>),
     /// Attempts to stop.
     Cancel(Vec<AttemptId>),
+    /// Attempts to stop because they have no place above any more.
+    Abandon(Vec<AttemptId>),
     /// Outcomes through this sequence number are safe above.
     Acknowledged(u64),
     /// Finish what is held and leave.
@@ -170,6 +172,10 @@ impl Uplink {
             (State::Open, Message::Cancel(attempts)) => {
                 self.events
                     .push_back(UplinkEvent::Cancel(attempts.into_iter().map(AttemptId::from).collect()));
+            }
+            (State::Open, Message::Abandon(attempts)) => {
+                self.events
+                    .push_back(UplinkEvent::Abandon(attempts.into_iter().map(AttemptId::from).collect()));
             }
             (State::Open, Message::Drain) => self.events.push_back(UplinkEvent::Drain),
             (State::Open, Message::Functions(batch)) => {

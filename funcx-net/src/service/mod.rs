@@ -225,6 +225,7 @@ impl Service {
             // Windows bound what is in a lane, so that nothing is ever refused there.
             limits: DispatcherLimits { lane_tasks: usize::MAX, lane_bytes: usize::MAX },
             lease_grace: None,
+            journal: false,
             queue_tasks: 0,
             sent: Hop::ServiceSent,
             returned: None,

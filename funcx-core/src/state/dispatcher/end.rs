@@ -113,8 +113,8 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                 let outcome = stop.outcome(&entry.task);
                 self.finish(key, outcome);
             }
-            (OutcomeKind::Cancelled, Some(Stop::DeadlinePassed)) => {
-                let (kind, failure) = Stop::DeadlinePassed.words();
+            (OutcomeKind::Cancelled, Some(stop @ (Stop::DeadlinePassed | Stop::Abandoned))) => {
+                let (kind, failure) = stop.words();
                 outcome.become_failure(kind, &failure);
                 self.finish(key, outcome);
             }
@@ -211,6 +211,9 @@ impl Stop {
                 OutcomeKind::TimedOut,
                 Failure::new("DeadlinePassed", "it had not ended when its deadline passed"),
             ),
+            Self::Abandoned => {
+                (OutcomeKind::Lost, Failure::new(Failure::LEASE_LOST, "the node above had given it up"))
+            }
             Self::Expired => (
                 OutcomeKind::TimedOut,
                 Failure::new("TaskExpired", "it had not begun to run when its time to live was over"),

@@ -43,6 +43,13 @@ pub enum DispatcherOutput {
         /// Which.
         attempts: Vec<AttemptId>,
     },
+    /// Ask the peer to stop these attempts, which nobody waits for. They stay leased until their outcomes come.
+    Abandon {
+        /// Whom.
+        peer: PeerId,
+        /// Which.
+        attempts: Vec<AttemptId>,
+    },
     /// These tasks are finished and forgotten.
     Deliver(Vec<Outcome>),
     /// These attempts were lost and are made again.
@@ -135,6 +142,7 @@ pub struct Dispatcher<P = IdleFirst> {
     index: IdMap<TaskId, u32>,
     dirty: VecDeque<LaneId>,
     cancels: BTreeMap<PeerId, Vec<AttemptId>>,
+    abandons: BTreeMap<PeerId, Vec<AttemptId>>,
     finished: Vec<Outcome>,
     lost: Vec<TaskEvent>,
     /// Ends of the times to live and deadlines of tasks that have some.
@@ -176,6 +184,8 @@ enum Stop {
     DeadlinePassed,
     /// Its time to live was over before it began.
     Expired,
+    /// The node above has given it up.
+    Abandoned,
 }
 
 #[derive(Debug)]
@@ -224,6 +234,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             index: IdMap::default(),
             dirty: VecDeque::new(),
             cancels: BTreeMap::new(),
+            abandons: BTreeMap::new(),
             finished: Vec::new(),
             lost: Vec::new(),
             timers: BTreeSet::new(),
@@ -392,6 +403,27 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         found
     }
 
+    /// The node above has given up these tasks. They are stopped like cancelled ones, but end as `Lost` before they were
+    /// known to have begun: should somebody take up such an attempt once more, it is not for ever cancelled.
+    pub fn abandon(&mut self, tasks: impl IntoIterator<Item = TaskId>, now: Now) {
+        self.now = now;
+        for id in tasks {
+            let Some(&key) = self.index.get(&id) else { continue };
+            let entry = &mut self.tasks[key as usize];
+            match entry.peer {
+                None => {
+                    let outcome = Stop::Abandoned.outcome(&entry.task);
+                    self.finish(key as usize, outcome);
+                }
+                Some(_) if entry.stop.is_some() => entry.again = false,
+                Some(peer) => {
+                    entry.stop = Some(Stop::Abandoned);
+                    self.abandons.entry(peer).or_default().push(entry.leased_id());
+                }
+            }
+        }
+    }
+
     /// Adds a peer to a lane.
     pub fn add_peer(&mut self, lane: LaneId, capacity: Capacity) -> PeerId {
         let held = List::default();
@@ -464,6 +496,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.lanes[lane.0 as usize].policy.removed(peer);
         self.peers.remove(peer.0 as usize);
         self.cancels.remove(&peer);
+        self.abandons.remove(&peer);
         self.mark(lane);
     }
 
@@ -505,9 +538,12 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             .collect();
         missing.into_iter().rev().for_each(|key| self.unlease(key));
         for key in self.peers[peer.0 as usize].held.iter(&self.tasks) {
-            if self.tasks[key].stop.is_some() {
-                self.cancels.entry(peer).or_default().push(self.tasks[key].leased_id());
-            }
+            let requests = match self.tasks[key].stop {
+                None => continue,
+                Some(Stop::Abandoned) => &mut self.abandons,
+                Some(_) => &mut self.cancels,
+            };
+            requests.entry(peer).or_default().push(self.tasks[key].leased_id());
         }
         self.update_room(peer);
         self.mark(lane);
@@ -578,6 +614,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         if let Some((peer, attempts)) = self.cancels.pop_first() {
             self.counters.cancels += attempts.len() as u64;
             return Some(DispatcherOutput::Cancel { peer, attempts });
+        }
+        if let Some((peer, attempts)) = self.abandons.pop_first() {
+            return Some(DispatcherOutput::Abandon { peer, attempts });
         }
         while let Some(&lane) = self.dirty.front().filter(|_| !self.paused) {
             if let Some(output) = self.dispatch(lane) {

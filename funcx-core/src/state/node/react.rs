@@ -109,7 +109,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.withdraw(peer);
         let stale = self.dispatcher.reconcile(peer, held, now);
         if let Some(entry) = self.links.get_mut(&link) {
-            entry.session.send_cancel(&stale);
+            entry.session.send_abandon(&stale);
             if self.draining {
                 entry.session.drain();
             }
@@ -238,6 +238,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 UplinkEvent::Tasks(tasks) => self.take(tasks, now),
                 UplinkEvent::Cancel(attempts) => {
                     self.dispatcher.cancel(attempts.into_iter().map(|attempt| attempt.task), now);
+                }
+                UplinkEvent::Abandon(attempts) => {
+                    self.dispatcher.abandon(attempts.into_iter().map(|attempt| attempt.task), now);
                 }
                 UplinkEvent::Drain => self.drain(now),
                 UplinkEvent::Refused(refused) => self.outputs.push_back(NodeOutput::RefusedAbove(refused)),

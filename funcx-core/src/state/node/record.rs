@@ -17,7 +17,16 @@ pub(super) enum Withheld {
     /// Attempts that are leased to a peer, and whether that is written down.
     Tasks(RecordId, bool, PeerId, Vec<Task>),
     /// A request to stop some of them.
-    Cancel(PeerId, Vec<AttemptId>),
+    Stop(PeerId, Vec<AttemptId>, Halt),
+}
+
+/// Why a peer is asked to stop attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// Somebody wants the task to end.
+    Cancel,
+    /// The attempt has no place any more.
+    Abandon,
 }
 
 /// What was given to the journal and is not known to be there yet.
@@ -99,7 +108,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             let is_free = |withheld: &mut Withheld| !matches!(withheld, Withheld::Tasks(_, false, ..));
             match recorder.leases.pop_front_if(is_free) {
                 Some(Withheld::Tasks(_, _, peer, tasks)) => self.give(peer, tasks),
-                Some(Withheld::Cancel(peer, attempts)) => self.ask_to_stop(peer, &attempts),
+                Some(Withheld::Stop(peer, attempts, how)) => self.ask_to_stop(peer, &attempts, how),
                 None => return,
             }
         }
@@ -109,7 +118,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     pub(super) fn withdraw(&mut self, peer: PeerId) {
         if let Some(recorder) = &mut self.recorder {
             recorder.leases.retain(|withheld| match withheld {
-                Withheld::Tasks(_, _, to, _) | Withheld::Cancel(to, _) => *to != peer,
+                Withheld::Tasks(_, _, to, _) | Withheld::Stop(to, ..) => *to != peer,
             });
             for (_, _, source) in &mut recorder.outcomes {
                 // Its place may be taken by another process, to which acknowledgements for this one mean nothing.

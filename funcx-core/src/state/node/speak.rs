@@ -1,6 +1,6 @@
 //! What a node says: moves what its dispatcher and its sessions have to say to its outputs.
 
-use super::record::Withheld;
+use super::record::{Halt, Withheld};
 use super::{DeliveryId, Node, NodeOutput, Peer, Timer};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
 use crate::model::{AttemptId, Outcome, Task, limit};
@@ -42,9 +42,15 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 DispatcherOutput::Cancel { peer, attempts } => match &mut self.recorder {
                     // A request to stop must not overtake the attempts that it means.
                     Some(recorder) if recorder.withholds_tasks() => {
-                        recorder.withhold(Withheld::Cancel(peer, attempts));
+                        recorder.withhold(Withheld::Stop(peer, attempts, Halt::Cancel));
                     }
-                    _ => self.ask_to_stop(peer, &attempts),
+                    _ => self.ask_to_stop(peer, &attempts, Halt::Cancel),
+                },
+                DispatcherOutput::Abandon { peer, attempts } => match &mut self.recorder {
+                    Some(recorder) if recorder.withholds_tasks() => {
+                        recorder.withhold(Withheld::Stop(peer, attempts, Halt::Abandon));
+                    }
+                    _ => self.ask_to_stop(peer, &attempts, Halt::Abandon),
                 },
             }
         }
@@ -66,12 +72,15 @@ impl<P: PlacementPolicy + Default> Node<P> {
         }
     }
 
-    pub(super) fn ask_to_stop(&mut self, peer: PeerId, attempts: &[AttemptId]) {
+    pub(super) fn ask_to_stop(&mut self, peer: PeerId, attempts: &[AttemptId], how: Halt) {
         match self.peers.get(&peer) {
             Some(Peer::Remote { link: Some(link), .. }) => {
                 let link = *link;
                 if let Some(entry) = self.links.get_mut(&link) {
-                    entry.session.send_cancel(attempts);
+                    match how {
+                        Halt::Cancel => entry.session.send_cancel(attempts),
+                        Halt::Abandon => entry.session.send_abandon(attempts),
+                    }
                 }
                 self.flush(link);
             }
