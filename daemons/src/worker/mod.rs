@@ -135,7 +135,10 @@ async fn watch_endpoint(
                     return Err(Failed::new(Exit::Refused, format!("the endpoint refuses this manager: {reason}")));
                 }
                 NodeNotice::Drained => return Ok(()),
-                NodeNotice::PeerUp(_) | NodeNotice::PeerDown(_) | NodeNotice::PeerLost(_) => {}
+                NodeNotice::PeerUp(_)
+                | NodeNotice::PeerDown(_)
+                | NodeNotice::PeerLost(_)
+                | NodeNotice::Events(_) => {}
             },
             _ = look.tick() => {
                 native.look();

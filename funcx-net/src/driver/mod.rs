@@ -21,7 +21,7 @@ use funcx_core::contract::{
     Connection, Executor, ExecutorEvent, ExecutorSink, IdleFirst, PeerId, PlacementPolicy,
 };
 use funcx_core::message::{Hello, Message, Refused};
-use funcx_core::model::{AttemptId, FunctionKind, Now, Outcome, Task, TaskId, Tick, Timestamp};
+use funcx_core::model::{AttemptId, FunctionKind, Now, Outcome, Task, TaskEvent, TaskId, Tick, Timestamp};
 use funcx_core::state::{DeliveryId, LaneId, LinkId, Node, NodeConfig, NodeOutput, PeerInfo};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::{
@@ -72,6 +72,8 @@ pub enum NodeNotice {
     OpenedAbove,
     /// The node above does not take us.
     RefusedAbove(Refused),
+    /// What happened to attempts before their outcomes.
+    Events(Vec<TaskEvent>),
     /// Everything is finished after a drain.
     Drained,
 }

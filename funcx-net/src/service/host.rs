@@ -51,6 +51,9 @@ impl NodeHost for Host {
                 tracing::info!(endpoint = %info.node, name = info.name, "endpoint disconnected");
                 service.set_connected(EndpointId::from(info.node), false);
             }
+            NodeNotice::Events(events) => {
+                tokio::spawn(service.keep_events(events));
+            }
             NodeNotice::PeerLost(_)
             | NodeNotice::OpenedAbove
             | NodeNotice::RefusedAbove(_)
