@@ -87,7 +87,7 @@ const CACHED_GROUPS: usize = 65_536;
 #[derive(Clone)]
 pub struct ServiceConfig {
     /// Tasks of one queue of an endpoint that are held in memory; the others lie in the store. There is a queue for each
-    /// owner and priority.
+    /// owner and priority, so an endpoint takes at most [`endpoint_queues`](Self::endpoint_queues) times this.
     pub window_tasks: usize,
     /// Bytes of their arguments.
     pub window_bytes: usize,

@@ -152,7 +152,7 @@ impl Service {
                 }
                 // Nothing that ends from now on is to be forgotten sooner.
                 oldest => {
-                    let at = oldest.map_or(now, |at| at).as_nanos();
+                    let at = oldest.unwrap_or(now).as_nanos();
                     return Ok(Some(Timestamp::from_nanos(at.saturating_add(retention).saturating_add(1))));
                 }
             }

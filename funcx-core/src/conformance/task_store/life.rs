@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{EVERYTHING, Scene, outcome, payload, spec};
-use crate::contract::{Due, DueReason, OutcomeRecord, PendingTask, Submission, TaskQuery, Write};
+use crate::contract::DueReason::{Deadline, TimeToLive};
+use crate::contract::{Due, OutcomeRecord, PendingTask, Submission, TaskQuery, Write};
 use crate::model::{
     AttemptId, TaskEvent, TaskEventKind, TaskId, TaskLimits, Timestamp,
     limit::{MAX_PAGE_TASKS, MAX_TASK_EVENTS},
@@ -98,7 +99,6 @@ async fn tasks_are_due_until_they_have_ended(scene: Scene<'_>) {
         sequence: number,
         reason,
     };
-    use DueReason::{Deadline, TimeToLive};
     assert_eq!(all().await, []);
     scene
         .commit([

@@ -172,7 +172,7 @@ impl State {
         if task.outcome.is_none() {
             match event.kind {
                 TaskEventKind::Lost => {
-                    task.attempt = task.attempt.max(event.attempt.number.saturating_add(1))
+                    task.attempt = task.attempt.max(event.attempt.number.saturating_add(1));
                 }
                 TaskEventKind::Started => {
                     entry.begun = true;
