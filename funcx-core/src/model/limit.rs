@@ -63,6 +63,10 @@ limits! {
     HANDSHAKE_MILLIS: u64 = 10_000, "ms";
     /// Tasks shown on one page of a listing.
     MAX_PAGE_TASKS: usize = 1000, "tasks";
+    /// Events kept of one task.
+    MAX_TASK_EVENTS: usize = 64, "events";
+    /// Longest walltime, time to live and deadline of a task.
+    MAX_TASK_SECONDS: u64 = 10 * 366 * 86_400, "s";
     /// Functions that one worker process keeps loaded.
     MAX_WORKER_FUNCTIONS: usize = 1024, "functions";
 }

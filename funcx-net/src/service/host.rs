@@ -55,8 +55,10 @@ impl NodeHost for Host {
                 tracing::info!(endpoint = %info.node, name = info.name, "endpoint disconnected");
                 service.set_connected(EndpointId::from(info.node), false);
             }
+            NodeNotice::Events(events) => {
+                tokio::spawn(service.keep_events(events));
+            }
             NodeNotice::PeerLost(_)
-            | NodeNotice::Events(_)
             | NodeNotice::OpenedAbove
             | NodeNotice::RefusedAbove(_)
             | NodeNotice::Drained => {}
