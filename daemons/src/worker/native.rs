@@ -9,6 +9,7 @@ use funcx_core::Result;
 use funcx_core::contract::{Capacity, Executor, ExecutorCapability, ExecutorEvent, ExecutorSink};
 use funcx_core::inproc::{InProcess, NativeFunctions};
 use funcx_core::model::{AttemptId, Task};
+use funcx_net::driver::Clock;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -56,11 +57,13 @@ impl PacedNative {
         threads: usize,
         sink: Arc<dyn ExecutorSink>,
     ) -> Result<Self> {
+        let clock = Clock::default();
         let least = threads as u32;
         let most = least.saturating_mul(MOST_PER_THREAD);
         let seen = Mutex::new(Seen { since: Instant::now(), ended: 0, prefetch: least });
         let pace = Arc::new(Pace { sink, least, most, seen });
-        let functions = functions.into_executor(threads, Arc::clone(&pace) as _)?;
+        let functions =
+            functions.into_executor(threads, Arc::new(move || clock.now().tick), Arc::clone(&pace) as _)?;
         Ok(Self { functions, pace })
     }
 
