@@ -256,10 +256,9 @@ impl Driver {
     /// Ends what is left, and answers what was asked too late.
     fn finish(mut self) {
         self.requests.close();
-        let failure = Failure::new("ExecutorDrained", "the executor takes no more tasks");
         while let Ok(request) = self.requests.try_recv() {
             if let Request::Start(tasks) = request {
-                refuse(&*self.sink.0, &tasks, &failure);
+                give_back(&*self.sink.0, &tasks);
             }
         }
         self.drained.send_replace(true);
@@ -426,10 +425,16 @@ async fn read(connection: u64, socket: tokio::net::UnixStream, inputs: &Sender<I
     Ok(())
 }
 
-/// Ends tasks that nobody can take any more.
-pub(super) fn refuse(sink: &dyn ExecutorSink, tasks: &[Task], failure: &Failure) {
-    let lost = tasks.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, failure)).collect();
+/// Ends tasks that nobody can take any more, because the pool came to a bad end.
+pub(super) fn lose(sink: &dyn ExecutorSink, tasks: &[Task]) {
+    let failure = Failure::new("NoWorker", "the executor is gone");
+    let lost = tasks.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &failure)).collect();
     sink.handle(ExecutorEvent::Outcomes(lost));
+}
+
+/// Gives back tasks that came too late.
+pub(super) fn give_back(sink: &dyn ExecutorSink, tasks: &[Task]) {
+    sink.handle(ExecutorEvent::GaveBack(tasks.iter().map(Task::attempt_id).collect()));
 }
 
 fn read_clocks(origin: Instant) -> Now {

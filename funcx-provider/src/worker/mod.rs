@@ -18,13 +18,11 @@ mod zygote;
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use funcx_core::contract::{Capacity, Executor, ExecutorCapability, ExecutorSink};
-use funcx_core::model::{
-    AttemptId, EndpointId, Error, ErrorKind, Failure, FunctionKind, Result, Task, limit,
-};
+use funcx_core::model::{AttemptId, EndpointId, Error, ErrorKind, FunctionKind, Result, Task, limit};
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, watch};
 
-use self::driver::{Driver, Groups, PrivateDir, Request, refuse};
+use self::driver::{Driver, Groups, PrivateDir, Request, give_back, lose};
 use self::protocol::{FRAME_SPARE_BYTES, MAX_FRAME_BYTES};
 pub use self::zygote::OLDEST_PYTHON;
 use self::zygote::Zygote;
@@ -126,6 +124,8 @@ impl fmt::Debug for ProcessPoolConfig {
 /// - A task without walltime that may be attempted more than once may run again if its worker dies before its
 ///   outcome is sent.
 ///
+/// Draining gives back what was not sent to a worker yet. What was sent runs, unless its worker ends before it began.
+///
 /// Dropping the pool kills all its processes; what had no outcome is `Lost`.
 #[derive(Debug)]
 pub struct ProcessPool {
@@ -183,11 +183,11 @@ impl Executor for ProcessPool {
     fn start(&self, tasks: Vec<Task>) {
         if let Err(mpsc::error::SendError(Request::Start(tasks))) = self.requests.send(Request::Start(tasks))
         {
-            refuse(
-                &*self.sink.0,
-                &tasks,
-                &Failure::new("ExecutorDrained", "the executor takes no more tasks"),
-            );
+            match *self.drained.borrow() {
+                true => give_back(&*self.sink.0, &tasks),
+                // It would come again, and again.
+                false => lose(&*self.sink.0, &tasks),
+            }
         }
     }
 

@@ -102,6 +102,7 @@ pub(super) struct PoolState {
     outputs: VecDeque<PoolOutput>,
     started: Vec<(AttemptId, Timestamp)>,
     finished: Vec<Outcome>,
+    given_back: Vec<AttemptId>,
     now: Now,
     dirty: bool,
 }
@@ -179,6 +180,7 @@ impl PoolState {
             outputs: VecDeque::new(),
             started: Vec::new(),
             finished: Vec::new(),
+            given_back: Vec::new(),
             now,
             dirty: false,
         };
@@ -203,11 +205,15 @@ impl PoolState {
     pub(super) fn start(&mut self, tasks: Vec<Task>, now: Now) {
         self.touch(now);
         for task in tasks {
+            let attempt = task.attempt_id();
+            if self.draining {
+                self.given_back.push(attempt);
+                continue;
+            }
             if let Some((kind, failure)) = self.refusal(&task) {
                 self.finished.push(Outcome::failed(&task, kind, &failure));
                 continue;
             }
-            let attempt = task.attempt_id();
             if self.index.contains_key(&attempt) {
                 continue;
             }
@@ -242,9 +248,6 @@ impl PoolState {
         if let Some(message) = unsendable(task) {
             return Some((OutcomeKind::Raised, Failure::new("TaskTooLarge", message)));
         }
-        if self.draining {
-            return lost("ExecutorDrained", "the executor takes no more tasks".to_owned());
-        }
         if let Some(reason) = &self.broken {
             return lost("NoWorker", format!("no worker process can be started: {reason}"));
         }
@@ -274,10 +277,21 @@ impl PoolState {
         }
     }
 
-    /// Takes no more tasks; ends the workers when the last one is done.
+    /// Takes no more tasks and gives back those that no worker was sent; ends the workers when the others are done.
     pub(super) fn drain(&mut self, now: Now) {
         self.touch(now);
         self.draining = true;
+        // Those that may have begun once, in a worker that died, are found out about here.
+        for tag in std::mem::take(&mut self.queue) {
+            match self.entries.get(key_of(tag)) {
+                Some(entry) if entry.tag == tag && entry.suspect => self.queue.push_back(tag),
+                Some(entry) if entry.tag == tag => {
+                    self.waiting -= 1;
+                    self.give_back(key_of(tag) as u32);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Ends everything with an outcome because the pool goes away.
@@ -329,6 +343,10 @@ impl PoolState {
                 let started = std::mem::take(&mut self.started);
                 self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Started(started)));
             }
+            if !self.given_back.is_empty() {
+                let given_back = std::mem::take(&mut self.given_back);
+                self.outputs.push_back(PoolOutput::Event(ExecutorEvent::GaveBack(given_back)));
+            }
             if !self.finished.is_empty() {
                 let finished = std::mem::take(&mut self.finished);
                 self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Outcomes(finished)));
@@ -362,10 +380,22 @@ impl PoolState {
 
     /// The one place where a task gets its outcome.
     fn finish(&mut self, key: u32, outcome: Outcome) {
-        let entry = self.entries.remove(key as usize);
-        self.index.remove(&entry.task.attempt_id());
-        self.functions.end_task(entry.function);
+        self.forget(key);
         self.finished.push(outcome);
+    }
+
+    /// The one place where a task leaves without an outcome.
+    fn give_back(&mut self, key: u32) {
+        let attempt = self.forget(key);
+        self.given_back.push(attempt);
+    }
+
+    fn forget(&mut self, key: u32) -> AttemptId {
+        let entry = self.entries.remove(key as usize);
+        self.functions.end_task(entry.function);
+        let attempt = entry.task.attempt_id();
+        self.index.remove(&attempt);
+        attempt
     }
 
     fn renew_tag(&mut self, key: u32) -> u64 {

@@ -78,6 +78,9 @@ impl PoolState {
             }
         }
         (entry.slot, entry.announced) = (None, false);
+        if self.draining && !has_begun {
+            return self.give_back(key);
+        }
         let tag = self.renew_tag(key);
         self.queue.push_front(tag);
         self.waiting += 1;

@@ -574,8 +574,55 @@ fn draining_finishes_then_says_goodbye_then_stops() {
     bench.state.handle_zygote_lost("as asked".to_owned(), bench.now);
     bench.settle();
     assert_eq!(bench.take_others(), "Drained");
-    bench.start(1, Bench::spec("f"));
-    assert_eq!(bench.kinds(), [OutcomeKind::Returned, OutcomeKind::Lost]);
+    let late = bench.start(1, Bench::spec("f"));
+    assert_eq!((bench.kinds(), &bench.gave_back), (vec![OutcomeKind::Returned], &late));
+}
+
+#[test]
+fn draining_gives_back_what_no_worker_was_sent() {
+    let mut bench = Bench::new(1);
+    let attempts = bench.start(3, Bench::spec("f"));
+    bench.state.drain(bench.now);
+    bench.settle();
+    assert_eq!(bench.gave_back, attempts[1..]);
+    bench.finish_next(0, 1000);
+    assert_eq!(bench.outcomes[0].attempt_id(), attempts[0]);
+    assert_eq!(bench.outcomes.len(), 1);
+}
+
+#[test]
+fn a_draining_pool_gives_back_what_its_worker_had_not_begun() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let mut once = Bench::spec("f");
+    once.limits.max_attempts = 1;
+    let attempts = bench.start(3, once);
+    bench.begin_next(0);
+    bench.state.drain(bench.now);
+    bench.settle();
+    assert_eq!(bench.gave_back, [], "they were sent, and may begin any time");
+    bench.die_with_code(0, 1);
+    assert_eq!(
+        (bench.kinds(), &bench.gave_back[..]),
+        (vec![OutcomeKind::Lost], &[attempts[2], attempts[1]][..])
+    );
+}
+
+#[test]
+fn a_draining_pool_still_finds_the_culprit() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    bench.start(2, Bench::spec("f"));
+    bench.die_with_code(0, 1);
+    bench.state.drain(bench.now);
+    bench.settle();
+    assert_eq!(bench.gave_back, [], "one of them may have killed the worker");
+    bench.boot_all();
+    bench.begin_next(1);
+    bench.die_with_code(1, 1);
+    bench.boot_all();
+    bench.finish_next(2, 1000);
+    assert_eq!(bench.kinds(), [OutcomeKind::Lost, OutcomeKind::Returned]);
 }
 
 /// A generator that gives the same numbers for the same seed.
@@ -610,6 +657,7 @@ fn every_attempt_has_one_outcome_whatever_happens() {
         }
         assert!(bench.state.drained, "seed {seed} does not end: {:?}", bench.state);
         let mut seen: Vec<_> = bench.outcomes.iter().map(Outcome::attempt_id).collect();
+        seen.extend(&bench.gave_back);
         seen.sort_unstable();
         attempts.sort_unstable();
         assert_eq!(seen, attempts, "seed {seed}");
