@@ -18,7 +18,9 @@ mod zygote;
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use funcx_core::contract::{Capacity, Executor, ExecutorCapability, ExecutorSink};
-use funcx_core::model::{AttemptId, EndpointId, Error, ErrorKind, FunctionKind, Result, Task, limit};
+use funcx_core::model::{
+    AttemptId, EndpointId, Error, ErrorKind, Failure, FunctionKind, Result, Task, limit,
+};
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, watch};
 
@@ -30,12 +32,12 @@ use self::zygote::Zygote;
 /// The program of the Python workers.
 const WORKER_PY: &str = include_str!("worker.py");
 /// Workers that one pool may have.
-const MAX_WORKERS: u32 = 4096;
+const MAX_WORKERS: u32 = 16_384;
 
 /// What a [`ProcessPool`] needs to know.
 #[derive(Clone)]
 pub struct ProcessPoolConfig {
-    /// Worker processes, each of which runs one task at a time. From 1 to 4096.
+    /// Worker processes, each of which runs one task at a time. From 1 to 16384.
     pub workers: u32,
     /// The interpreter, a path or a name looked up in `PATH` (after `worker_init`). Python 3.8 or newer.
     pub python: PathBuf,
@@ -119,6 +121,7 @@ impl fmt::Debug for ProcessPoolConfig {
 /// - A task that kills its worker is `Lost`, with the exit code or signal in its failure, and the worker is replaced.
 ///   Other tasks that were with that worker run elsewhere, unless they may run at most once and had begun.
 /// - A task past its walltime is killed with its process group. The walltime runs from the moment the worker begins.
+/// - A task whose time to live is over when its turn comes is not begun; one past its deadline is ended wherever it is.
 /// - A cancelled task that waits is `Cancelled` at once. One that has been given to a worker is stopped (SIGTERM, then
 ///   SIGKILL after the grace) unless it ends by itself within a few hundredths of a second; `Cancelled` either way.
 /// - A task without walltime that may be attempted more than once may run again if its worker dies before its
@@ -168,6 +171,13 @@ impl ProcessPool {
         let capacity = driver.capacity();
         tokio::spawn(driver.run(zygote));
         Ok(Self { requests, drained, groups, capacity, sink: shared })
+    }
+
+    /// Drains at once: what runs is asked to end (SIGTERM), and killed after the grace. What had begun is `Lost` with this
+    /// failure unless it ends by itself before; the rest is given back. [`drain`](Executor::drain) tells when it is done.
+    pub fn stop(&self, failure: Failure) {
+        // A pool that is gone has given everything its outcome.
+        let _ = self.requests.send(Request::Stop(failure));
     }
 }
 

@@ -15,14 +15,20 @@
 //! it, its outcome is `Cancelled`; once it has been the head of its pipeline for [`CANCEL_PATIENCE`](life::CANCEL_PATIENCE), its worker is
 //! stopped. Its neighbours in the pipeline go back to the queue.
 
+mod drain;
 mod frames;
 mod life;
 mod schedule;
 mod settle;
+mod slots;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use funcx_core::contract::{Capacity, ExecutorEvent};
@@ -31,7 +37,8 @@ use slab::Slab;
 
 use super::functions::{FunctionTable, MeanTime};
 use super::protocol::{FrameWriter, Welcome, kind_code, unsendable};
-use super::slot::Slot;
+
+use self::slots::Slots;
 
 /// What the driver should do next.
 #[derive(Debug)]
@@ -80,7 +87,9 @@ pub(super) struct PoolState {
     /// Tags of waiting tasks, and of some that were cancelled meanwhile.
     queue: VecDeque<u64>,
     waiting: usize,
-    slots: Vec<Slot>,
+    /// Waiting tasks that must begin or end by some time, and that time.
+    expiries: BTreeSet<(Tick, u32)>,
+    slots: Slots,
     /// Tasks of all functions.
     mean: MeanTime,
     serial: u32,
@@ -97,6 +106,8 @@ pub(super) struct PoolState {
     deaths: u32,
     /// Why no task can run, once that has been found out.
     broken: Option<String>,
+    /// What to say about tasks that are stopped because the pool is.
+    stopped: Option<Failure>,
     draining: bool,
     drained: bool,
     outputs: VecDeque<PoolOutput>,
@@ -136,6 +147,11 @@ impl Entry {
         self.task.spec.limits.max_attempts <= 1
     }
 
+    /// Whether it must begin or end by some time. Then it is put behind no other task: nobody could take it back.
+    fn is_urgent(&self) -> bool {
+        self.task.start_by.min(self.task.end_by) != Tick::NEVER
+    }
+
     fn bytes(&self) -> usize {
         self.task.payload.len() + self.task.spec.options.len()
     }
@@ -144,11 +160,11 @@ impl Entry {
 /// What a slot does next if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Fork,
     GiveUpBooting,
     ReportStart,
     StopCancelled,
     StopTimedOut,
+    StopAtDeadline,
     Kill,
     Settle,
 }
@@ -156,7 +172,7 @@ enum Step {
 impl PoolState {
     /// A pool whose zygote is being started.
     pub(super) fn new(settings: PoolSettings, now: Now) -> Self {
-        let slots = (0..settings.workers).map(|slot| Slot::vacant(u64::from(slot), now.tick)).collect();
+        let slots = Slots::new(settings.workers, now.tick);
         let mut state = Self {
             settings,
             functions: FunctionTable::new(limit::MAX_WORKER_FUNCTIONS),
@@ -164,6 +180,7 @@ impl PoolState {
             index: IdMap::default(),
             queue: VecDeque::new(),
             waiting: 0,
+            expiries: BTreeSet::new(),
             slots,
             mean: MeanTime::default(),
             serial: 0,
@@ -175,6 +192,7 @@ impl PoolState {
             last_unborn: String::new(),
             deaths: 0,
             broken: None,
+            stopped: None,
             draining: false,
             drained: false,
             outputs: VecDeque::new(),
@@ -233,9 +251,8 @@ impl PoolState {
                 restarts: 0,
             }) as u32;
             self.index.insert(attempt, key);
-            let tag = self.renew_tag(key);
+            let tag = self.enqueue(key);
             self.queue.push_back(tag);
-            self.waiting += 1;
         }
     }
 
@@ -263,46 +280,15 @@ impl PoolState {
         for attempt in attempts {
             let Some(&key) = self.index.get(attempt) else { continue };
             let entry = &mut self.entries[key as usize];
-            if entry.slot.is_some() {
+            if let Some(slot) = entry.slot {
                 entry.cancelled = true;
+                self.slots.touch(slot as usize);
             } else {
-                self.waiting -= 1;
+                self.dequeue(key);
                 self.fail(key, OutcomeKind::Cancelled, &cancelled());
             }
         }
-        // Tags of cancelled tasks are skipped when their turn comes; they must not pile up before that.
-        if self.queue.len() > 2 * self.waiting + 64 {
-            let entries = &self.entries;
-            self.queue.retain(|tag| entries.get(key_of(*tag)).is_some_and(|entry| entry.tag == *tag));
-        }
-    }
-
-    /// Takes no more tasks and gives back those that no worker was sent; ends the workers when the others are done.
-    pub(super) fn drain(&mut self, now: Now) {
-        self.touch(now);
-        self.draining = true;
-        // Those that may have begun once, in a worker that died, are found out about here.
-        for tag in std::mem::take(&mut self.queue) {
-            match self.entries.get(key_of(tag)) {
-                Some(entry) if entry.tag == tag && entry.suspect => self.queue.push_back(tag),
-                Some(entry) if entry.tag == tag => {
-                    self.waiting -= 1;
-                    self.give_back(key_of(tag) as u32);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Ends everything with an outcome because the pool goes away.
-    pub(super) fn abandon(&mut self, now: Now) {
-        self.touch(now);
-        self.draining = true;
-        let failure = Failure::new("ExecutorDropped", "the executor was dropped before the task ended");
-        let keys: Vec<_> = self.entries.iter().map(|(key, _)| key as u32).collect();
-        keys.into_iter().for_each(|key| self.fail(key, OutcomeKind::Lost, &failure));
-        self.slots.iter_mut().for_each(|slot| slot.pipeline.clear());
-        (self.waiting, self.broken) = (0, Some(failure.message));
+        self.tidy_queue();
     }
 
     /// The time is later.
@@ -315,13 +301,33 @@ impl PoolState {
             self.zygote = Zygote::Starting;
             self.outputs.push_back(PoolOutput::StartZygote);
         }
-        for slot in 0..self.slots.len() {
+        self.file_slots();
+        while let Some(slot) = self.slots.due(now.tick) {
             while let Some((due, step)) = self.plan(slot)
                 && due <= now.tick
             {
                 self.take_step(slot, step);
             }
+            self.file(slot);
         }
+        while let Some(&(due, key)) = self.expiries.first()
+            && due <= now.tick
+        {
+            self.expire(key);
+        }
+        self.tidy_queue();
+    }
+
+    /// Files the slots that have changed where they belong now.
+    fn file_slots(&mut self) {
+        while let Some(slot) = self.slots.take_touched() {
+            self.file(slot);
+        }
+    }
+
+    fn file(&mut self, slot: usize) {
+        let timer = self.plan(slot).map(|(due, _)| due);
+        self.slots.file(slot, timer);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -330,14 +336,17 @@ impl PoolState {
             Zygote::Waiting { until } if self.needs_workers() => Some(until),
             _ => None,
         };
-        let slots = (0..self.slots.len()).filter_map(|slot| self.plan(slot)).map(|(due, _)| due);
-        slots.chain(zygote).min()
+        let fork = self.next_fork().map(|(due, _)| due);
+        let expiry = self.expiries.first().map(|(due, _)| *due);
+        [zygote, fork, expiry, self.slots.next_timer()].into_iter().flatten().min()
     }
 
     pub(super) fn poll_output(&mut self) -> Option<PoolOutput> {
         if std::mem::take(&mut self.dirty) {
             self.schedule();
             self.advance_drain();
+            self.file_slots();
+            self.fork_workers();
             self.advertise();
             if !self.started.is_empty() {
                 let started = std::mem::take(&mut self.started);
@@ -406,11 +415,12 @@ impl PoolState {
     }
 
     fn drop_function(&mut self, function: u32) {
-        for slot in &mut self.slots {
-            if slot.unlearn(function) {
+        for slot in 0..self.slots.len() {
+            let place = &mut self.slots[slot];
+            if place.unlearn(function) {
                 let mut writer = FrameWriter::default();
                 writer.drop_function(function);
-                self.outputs.push_back(PoolOutput::Send { worker: slot.worker, pieces: writer.finish() });
+                self.outputs.push_back(PoolOutput::Send { worker: place.worker, pieces: writer.finish() });
             }
         }
     }
