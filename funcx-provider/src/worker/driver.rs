@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,9 +12,8 @@ use funcx_core::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Tic
 use funcx_core::{contract::ExecutorEvent, model::Result};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
-use tempfile::TempDir;
 use tokio::{
-    net::{UnixListener, unix::OwnedWriteHalf},
+    net::unix::OwnedWriteHalf,
     sync::{
         mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
         watch,
@@ -28,6 +26,7 @@ use super::{
     ProcessPoolConfig,
     connection::{FrameReader, write_frames},
     pool::{PoolOutput, PoolSettings, PoolState, Signal},
+    private_dir::PrivateDir,
     protocol::{FromWorker, Hello, Welcome},
     slot::Exit,
     zygote::{Zygote, ZygoteNews},
@@ -99,38 +98,6 @@ impl Groups {
             (true, Some(group)) => group.kill(),
             (_, zygote) => groups.zygote = zygote,
         }
-    }
-}
-
-/// The directory that only we can read, with the program of the workers and their socket in it.
-#[derive(Debug)]
-pub(super) struct PrivateDir {
-    /// Removes the directory with everything in it.
-    _dir: TempDir,
-    pub(super) script: PathBuf,
-    pub(super) socket: String,
-    listener: UnixListener,
-}
-
-impl PrivateDir {
-    pub(super) fn create(script: &str) -> std::io::Result<Self> {
-        use std::{io, os::unix::fs::PermissionsExt};
-        // The address of a socket has room for about a hundred bytes, which a TMPDIR of a batch job can fill.
-        const LONGEST_DIRECTORY: usize = 64;
-        let base = match std::env::temp_dir() {
-            base if base.as_os_str().len() > LONGEST_DIRECTORY => PathBuf::from("/tmp"),
-            base => base,
-        };
-        let only_ours = std::fs::Permissions::from_mode(0o700);
-        let dir = tempfile::Builder::new().prefix("funcx-").permissions(only_ours).tempdir_in(base)?;
-        let path = dir.path().join("worker.py");
-        std::fs::write(&path, script)?;
-        let socket = dir.path().join("s");
-        let listener = UnixListener::bind(&socket)?;
-        let socket = socket.into_os_string().into_string();
-        let socket =
-            socket.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "TMPDIR is not UTF-8"))?;
-        Ok(Self { _dir: dir, script: path, socket, listener })
     }
 }
 

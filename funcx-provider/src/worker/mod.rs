@@ -11,6 +11,7 @@ mod connection;
 mod driver;
 mod functions;
 mod pool;
+mod private_dir;
 mod protocol;
 mod slot;
 mod zygote;
@@ -22,9 +23,11 @@ use funcx_core::model::{
     AttemptId, EndpointId, Error, ErrorKind, Failure, FunctionKind, Result, Task, limit,
 };
 use futures::future::{BoxFuture, FutureExt};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{mpsc, watch};
 
-use self::driver::{Driver, Groups, PrivateDir, Request, give_back, lose};
+use self::driver::{Driver, Groups, Request, give_back, lose};
+use self::private_dir::PrivateDir;
 use self::protocol::{FRAME_SPARE_BYTES, MAX_FRAME_BYTES};
 pub use self::zygote::OLDEST_PYTHON;
 use self::zygote::Zygote;
@@ -82,6 +85,17 @@ impl ProcessPoolConfig {
             |message: String| Error::new(ErrorKind::InvalidInput, "configure worker processes", message);
         if !(1..=MAX_WORKERS).contains(&self.workers) {
             return Err(invalid(format!("{} workers; 1 to {MAX_WORKERS} are possible", self.workers)));
+        }
+        // Each worker has a connection, and the pool a few files besides.
+        let files = u64::from(self.workers) + 64;
+        if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE)
+            && soft < files
+        {
+            let message = format!(
+                "{} workers need {files} open files, and {soft} are allowed; raise the limit (`ulimit -n`)",
+                self.workers
+            );
+            return Err(invalid(message));
         }
         let frame_bytes = self.max_output_bytes.saturating_mul(2).saturating_add(self.max_result_bytes);
         let most = MAX_FRAME_BYTES - FRAME_SPARE_BYTES;

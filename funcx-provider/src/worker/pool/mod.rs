@@ -208,7 +208,7 @@ impl PoolState {
 
     /// How much it takes. Twice what fills the pipelines, so that the next tasks are here when there is room.
     pub(super) fn capacity(&self) -> Capacity {
-        if self.broken.is_some() {
+        if self.draining || self.broken.is_some() {
             return Capacity::default();
         }
         let slots = self.settings.workers;

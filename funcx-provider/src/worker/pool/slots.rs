@@ -68,10 +68,6 @@ impl Slots {
         self.all.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.all.iter()
-    }
-
     pub(super) fn get(&self, slot: usize) -> Option<&Slot> {
         self.all.get(slot)
     }
