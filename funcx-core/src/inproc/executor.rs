@@ -170,6 +170,8 @@ impl Executor for InProcess {
         self.inner.work.lock().take();
         // Those that a thread has taken already it gives back itself.
         let waiting: Vec<_> = self.inner.waiting.try_iter().flatten().collect();
+        // Nothing shall come in the place of what goes back.
+        self.inner.sink.handle(ExecutorEvent::Capacity(Capacity::default()));
         let mut ended = Ended::default();
         waiting.iter().for_each(|task| self.inner.give_back(task, &mut ended));
         self.inner.report(&mut ended);
