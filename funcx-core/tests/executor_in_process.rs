@@ -58,10 +58,10 @@ impl Bench {
         let (given, gave_back) = channel();
         let sink = move |event| match event {
             ExecutorEvent::Outcomes(outcomes) => {
-                outcomes.into_iter().for_each(|one| ended.send(one).unwrap())
+                outcomes.into_iter().for_each(|one| ended.send(one).unwrap());
             }
             ExecutorEvent::GaveBack(attempts) => {
-                attempts.into_iter().for_each(|one| given.send(one).unwrap())
+                attempts.into_iter().for_each(|one| given.send(one).unwrap());
             }
             ExecutorEvent::Started(_) | ExecutorEvent::Capacity(_) => {}
         };

@@ -44,7 +44,8 @@ pub struct ProcessPoolConfig {
     pub workers: u32,
     /// The interpreter, a path or a name looked up in `PATH` (after `worker_init`). Python 3.8 or newer.
     pub python: PathBuf,
-    /// Directory that tasks start in; made if it is missing.
+    /// Directory that tasks start in; made if it is missing. Sandboxes of tasks are made in it and never removed by the
+    /// pool: they hold what the tasks wanted to keep. Whoever owns the directory tidies up.
     pub work_dir: PathBuf,
     /// The endpoint that tasks are told they run on.
     pub endpoint_id: Option<EndpointId>,
