@@ -17,7 +17,7 @@ use funcx_core::model::{Function, FunctionKind, Hop, IdentityId, Outcome, Task, 
 use funcx_core::state::{
     DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
 };
-use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
+use funcx_net::driver::{self, Above, Clock, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
 use futures::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::Notify;
@@ -93,7 +93,9 @@ async fn measure(address: &str) -> Result<(), funcx_core::Error> {
     let (token, sink) = lower.executor_sink();
     let mut functions = NativeFunctions::new();
     functions.register_raw("noop", |_| Ok(bytes::Bytes::new()))?;
-    lower.attach(token, Arc::new(functions.into_executor(1, sink)?), None);
+    let clock = Clock::default();
+    let executor = functions.into_executor(1, Arc::new(move || clock.now().tick), sink)?;
+    lower.attach(token, Arc::new(executor), None);
 
     let function = Arc::new(Function::native("noop"));
     assert_eq!(function.kind(), FunctionKind::Native);
