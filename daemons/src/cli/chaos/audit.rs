@@ -285,3 +285,114 @@ impl Histories {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::{Ending, Wanted};
+    use super::*;
+
+    const TASK: TaskId = TaskId::from_u128(7);
+
+    /// A call that was accepted, cancelled if so, and ended like this, seen by the client and in the list.
+    fn lines(max_attempts: u32, cancel: bool, ending: &Ending) -> Vec<Event> {
+        let key = || "1".to_owned();
+        let mut events = vec![
+            Event::Submit { key: key(), wanted: Wanted { max_attempts, ..Wanted::default() } },
+            Event::Accepted { key: key(), task: TASK },
+        ];
+        if cancel {
+            events.push(Event::Cancel { number: 1, tasks: vec![TASK], group: None });
+            events.push(Event::Cancelled { number: 1, cancelled: 1, unknown: 0 });
+        }
+        for seen in [Seen::Handle, Seen::List] {
+            events.push(Event::Outcome { task: TASK, seen, ending: ending.clone() });
+        }
+        events.extend([Event::Listed { tasks: 1 }, Event::Ended]);
+        events
+    }
+
+    fn ending(kind: OutcomeKind, attempt: u32) -> Ending {
+        Ending { kind, attempt, said: "1".to_owned() }
+    }
+
+    /// Events at 100, 200, … and executions, each with its time and whether it is an end.
+    fn promises_broken(events: Vec<Event>, executions: &[(u64, bool)]) -> Vec<Promise> {
+        let lines: Vec<_> =
+            (1..).zip(events).map(|(number, event)| Line { at: 100 * number, event }).collect();
+        let executions: Vec<_> = executions
+            .iter()
+            .map(|(at, is_end)| Execution { at: *at, key: "1".to_owned(), pid: 9, is_end: *is_end })
+            .collect();
+        let found = check(&lines, &executions, &Accounts::new(&lines, &executions));
+        for violation in &found {
+            assert_eq!(violation.history.is_empty(), violation.task.is_none(), "{violation:?}");
+        }
+        found.into_iter().map(|violation| violation.promise).collect()
+    }
+
+    const ONCE: [(u64, bool); 2] = [(210, false), (220, true)];
+    const TWICE: [(u64, bool); 4] = [(210, false), (220, true), (230, false), (240, true)];
+
+    #[test]
+    fn what_goes_well_breaks_nothing() {
+        let returned = ending(OutcomeKind::Returned, 1);
+        assert_eq!(promises_broken(lines(1, false, &returned), &ONCE), []);
+        assert_eq!(promises_broken(lines(3, true, &returned), &ONCE), []);
+        assert_eq!(promises_broken(lines(3, false, &ending(OutcomeKind::Returned, 2)), &TWICE), []);
+        assert_eq!(promises_broken(lines(2, false, &ending(OutcomeKind::Lost, 2)), &TWICE), []);
+        assert_eq!(promises_broken(lines(3, true, &ending(OutcomeKind::Cancelled, 1)), &ONCE[..1]), []);
+    }
+
+    #[test]
+    fn each_broken_promise_is_found() {
+        let returned = ending(OutcomeKind::Returned, 1);
+        assert_eq!(promises_broken(lines(3, false, &returned), &TWICE), [Promise::CountedAttempts]);
+        assert_eq!(
+            promises_broken(lines(1, false, &returned), &TWICE),
+            [Promise::CountedAttempts, Promise::AtMostOnce]
+        );
+        assert_eq!(promises_broken(lines(1, false, &returned), &ONCE[..1]), [Promise::TrueValue]);
+        let other = Ending { said: "2".to_owned(), ..returned.clone() };
+        assert_eq!(promises_broken(lines(1, false, &other), &ONCE), [Promise::TrueValue]);
+        let again = ending(OutcomeKind::Returned, 4);
+        assert_eq!(promises_broken(lines(3, false, &again), &ONCE), [Promise::AllAttempts]);
+        let lost = ending(OutcomeKind::Lost, 1);
+        assert_eq!(promises_broken(lines(3, false, &lost), &[]), [Promise::AllAttempts]);
+        for kind in [OutcomeKind::Raised, OutcomeKind::TimedOut] {
+            assert_eq!(promises_broken(lines(3, false, &ending(kind, 1)), &ONCE), [Promise::RightKind]);
+        }
+        let cancelled = ending(OutcomeKind::Cancelled, 1);
+        assert_eq!(promises_broken(lines(3, false, &cancelled), &[]), [Promise::CancelConfirmed]);
+        assert_eq!(promises_broken(lines(3, true, &cancelled), &[(590, false)]), [Promise::CancelStops]);
+    }
+
+    #[test]
+    fn a_second_outcome_and_a_missing_one_are_found() {
+        let returned = ending(OutcomeKind::Returned, 1);
+        let mut two = lines(3, false, &returned);
+        two[3] = Event::Outcome { task: TASK, seen: Seen::List, ending: ending(OutcomeKind::Lost, 1) };
+        assert_eq!(promises_broken(two, &ONCE), [Promise::OneOutcome]);
+        let mut repeated = lines(3, false, &returned);
+        repeated.push(repeated[2].clone());
+        assert_eq!(promises_broken(repeated, &ONCE), [Promise::OneOutcome]);
+        let mut forgotten = lines(3, false, &returned);
+        forgotten.remove(3);
+        assert_eq!(promises_broken(forgotten, &ONCE), [Promise::NothingLost]);
+        let mut unfinished = lines(3, true, &returned);
+        unfinished.drain(4..6);
+        unfinished.push(Event::Unfinished { task: TASK, status: "queued".to_owned() });
+        assert_eq!(promises_broken(unfinished, &[]), [Promise::NothingLost, Promise::CancelConfirmed]);
+    }
+
+    #[test]
+    fn what_a_killed_run_cannot_know_is_not_held_against_it() {
+        let events = lines(3, false, &ending(OutcomeKind::Returned, 1));
+        assert_eq!(promises_broken(events[..2].to_vec(), &TWICE), []);
+    }
+
+    #[test]
+    fn a_process_that_is_left_is_found() {
+        let events = vec![Event::Left { pid: 3, command: "funcx worker".to_owned() }];
+        assert_eq!(promises_broken(events, &[]), [Promise::NothingLeft]);
+    }
+}

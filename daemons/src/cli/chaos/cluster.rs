@@ -3,6 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     net::TcpListener,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
@@ -249,7 +250,8 @@ impl Daemon {
         match tokio::time::timeout(FAREWELL, child.wait()).await {
             Ok(status) => {
                 let status = status?;
-                if !status.success() {
+                // One that has just been started does not listen for the signal yet, and dies of it.
+                if !status.success() && status.signal() != Some(Signal::SIGTERM as i32) {
                     self.exited(process.pid, status);
                 }
                 self.child = None;

@@ -38,7 +38,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, builder::TypedValueParser};
 
-pub use self::nemesis::FaultKind;
+pub use self::nemesis::{FaultKind, Role};
 use self::report::Report;
 use super::common::Common;
 use super::output::print_aside;
@@ -102,6 +102,9 @@ pub struct RunOptions {
         default_value = "kill,stop,term,partition,reset,loss,slow,disk"
     )]
     pub faults: Vec<FaultKind>,
+    /// Who may be killed, stopped or ended
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "service,endpoint,manager,worker")]
+    pub victims: Vec<Role>,
     /// Average time from one fault to the next, in milliseconds
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
     pub fault_every: u64,

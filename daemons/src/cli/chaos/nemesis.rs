@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{CLIENT, Cluster, FIRST_ENDPOINT, SERVICE, Surroundings};
@@ -53,6 +53,19 @@ impl FaultKind {
     }
 }
 
+/// Which processes get signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// The service
+    Service,
+    /// An endpoint
+    Endpoint,
+    /// A manager
+    Manager,
+    /// A worker process
+    Worker,
+}
+
 /// What is hit by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
@@ -86,6 +99,9 @@ pub(super) struct Nemesis {
     pub(super) surroundings: Arc<Surroundings>,
     pub(super) history: History,
     pub(super) kinds: Vec<FaultKind>,
+    pub(super) victims: Vec<Role>,
+    /// Held by whoever fills the disk of this number.
+    pub(super) filling: [Mutex<()>; 2],
     pub(super) pause: Duration,
     /// Whether some faults last longer than leases do.
     pub(super) long: bool,
@@ -140,11 +156,11 @@ impl Nemesis {
 
     fn victim(&self, random: &mut Random) -> Victim {
         let endpoint = 1 + random.below(self.cluster.endpoints.len() as u64) as usize;
-        match random.below(4) {
-            0 => Victim::Daemon(0),
-            1 => Victim::Daemon(endpoint),
-            2 => Victim::Manager(endpoint),
-            _ => Victim::Worker(endpoint),
+        match random.pick(&self.victims) {
+            Role::Service => Victim::Daemon(0),
+            Role::Endpoint => Victim::Daemon(endpoint),
+            Role::Manager => Victim::Manager(endpoint),
+            Role::Worker => Victim::Worker(endpoint),
         }
     }
 
@@ -221,6 +237,7 @@ impl Nemesis {
             }
             What::Disk(index) => {
                 let Some((place, disks)) = &self.surroundings.disks else { return Ok(()) };
+                let _alone = self.filling[index].lock().await;
                 let target = if index == 0 { "service" } else { "endpoints" };
                 self.fault(number, kind, target, format!("{} ms", lasts.as_millis()));
                 let filled = blocking(|| disks[index].fill(place));

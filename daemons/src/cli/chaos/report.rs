@@ -76,7 +76,7 @@ impl Report {
                     *report.faults.entry(format!("{kind} {target}")).or_default() += 1;
                 }
                 Event::NoFault { .. } => {
-                    *report.faults.entry("not brought about".to_owned()).or_default() += 1
+                    *report.faults.entry("not brought about".to_owned()).or_default() += 1;
                 }
                 Event::Exited { process, .. } => *report.exits.entry(process.clone()).or_default() += 1,
                 Event::Cancelled { .. } => report.cancels_answered += 1,

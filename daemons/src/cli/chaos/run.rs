@@ -118,6 +118,8 @@ impl Faults {
             surroundings: self.surroundings,
             history: history.clone(),
             kinds: self.kinds,
+            victims: options.victims.clone(),
+            filling: Default::default(),
             pause: Duration::from_millis(options.fault_every),
             long: options.duration() >= Duration::from_secs(180),
         });
@@ -125,12 +127,9 @@ impl Faults {
         let time = async {
             tokio::time::sleep(options.duration()).await;
             stop.cancel();
-            std::future::pending().await
+            Ok(())
         };
-        tokio::select! {
-            done = nemesis.run(self.seed ^ FAULTS, stop.clone()) => done?,
-            never = time => never,
-        }
+        tokio::try_join!(nemesis.run(self.seed ^ FAULTS, stop.clone()), time)?;
         self.phases.submitted.cancel();
         history.record(Event::AllHealed);
         let patience_over = self.phases.patience_over;
