@@ -255,17 +255,19 @@ impl Histories {
             histories.add(task_of(&execution.key), execution.at, text);
         }
         // What befell the fabric meanwhile is what one looks for next.
-        for Line { at, event } in lines {
-            if matches!(event, Event::Fault { .. } | Event::Healed { .. } | Event::Exited { .. }) {
-                let text = serde_json::to_string(event).unwrap_or_default();
-                for known in histories.lines.values_mut() {
-                    let within = known.first().is_some_and(|(first, _)| first <= at)
-                        && known.iter().any(|(last, _)| last >= at);
-                    if within {
-                        known.push((*at, text.clone()));
-                    }
-                }
-            }
+        let befell = |event: &Event| {
+            matches!(event, Event::Fault { .. } | Event::Healed { .. } | Event::Exited { .. })
+        };
+        for (task, known) in &mut histories.lines {
+            let submitted = known.iter().map(|(at, _)| *at).min();
+            let told = accounts.tasks.get(task).and_then(|task| task.endings.first());
+            let within = submitted.unwrap_or(u64::MAX)..told.map_or(u64::MAX, |(at, ..)| *at);
+            known.extend(
+                lines
+                    .iter()
+                    .filter(|line| within.contains(&line.at) && befell(&line.event))
+                    .map(|line| (line.at, serde_json::to_string(&line.event).unwrap_or_default())),
+            );
         }
         histories
     }

@@ -216,12 +216,16 @@ impl Nemesis {
                 self.hit_daemon(number, kind, index, lasts, &stop).await
             }
             What::Signal { victim: Victim::Manager(index), choice } => {
-                let victims = self.cluster.daemons[index].lock().await.managers();
+                let Ok(daemon) = self.cluster.daemons[index].try_lock() else { return Ok(()) };
+                let victims = daemon.managers();
+                drop(daemon);
                 self.hit_process(number, kind, "manager", &victims, choice, lasts, &stop).await;
                 Ok(())
             }
             What::Signal { victim: Victim::Worker(index), choice } => {
-                let victims = self.cluster.daemons[index].lock().await.workers();
+                let Ok(daemon) = self.cluster.daemons[index].try_lock() else { return Ok(()) };
+                let victims = daemon.workers();
+                drop(daemon);
                 self.hit_process(number, kind, "worker", &victims, choice, lasts, &stop).await;
                 Ok(())
             }
@@ -237,7 +241,7 @@ impl Nemesis {
             }
             What::Disk(index) => {
                 let Some((place, disks)) = &self.surroundings.disks else { return Ok(()) };
-                let _alone = self.filling[index].lock().await;
+                let Ok(_alone) = self.filling[index].try_lock() else { return Ok(()) };
                 let target = if index == 0 { "service" } else { "endpoints" };
                 self.fault(number, kind, target, format!("{} ms", lasts.as_millis()));
                 let filled = blocking(|| disks[index].fill(place));
@@ -257,8 +261,9 @@ impl Nemesis {
         lasts: Duration,
         stop: &CancellationToken,
     ) -> Result<()> {
-        // Nobody else touches it until this is over.
-        let mut daemon = self.cluster.daemons[index].lock().await;
+        // Nobody else touches it until this is over. One that somebody else has hit is left alone: it needs some time
+        // between two faults in which it can work.
+        let Ok(mut daemon) = self.cluster.daemons[index].try_lock() else { return Ok(()) };
         self.fault(number, kind, &daemon.name, format!("{} ms", lasts.as_millis()));
         match kind {
             FaultKind::Stop => {
