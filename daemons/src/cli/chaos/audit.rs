@@ -1,7 +1,5 @@
 //! The checker: whether a history keeps what funcx promises.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use funcx_core::model::{OutcomeKind, TaskId};
 use serde::Serialize;
 
@@ -41,10 +39,15 @@ pub(super) enum Promise {
 pub(super) struct Violation {
     pub(super) promise: Promise,
     pub(super) task: Option<TaskId>,
+    /// The key of the call, which is what its executions write down.
+    pub(super) call: Option<String>,
     pub(super) said: String,
-    /// All that is known about the task.
+    /// All that is known about the call and its task.
     pub(super) history: Vec<String>,
 }
+
+/// Violations that come with their history.
+const TOLD: usize = 100;
 
 /// Looks at every promise.
 pub(super) fn check(lines: &[Line], executions: &[Execution], accounts: &Accounts) -> Vec<Violation> {
@@ -58,10 +61,8 @@ pub(super) fn check(lines: &[Line], executions: &[Execution], accounts: &Account
     checker.check_processes(lines);
     let mut found = checker.found;
     found.sort_by_key(|violation| (violation.promise, violation.task));
-    let concerned = found.iter().filter_map(|violation| violation.task).collect();
-    let histories = Histories::new(lines, executions, accounts, &concerned);
-    for violation in &mut found {
-        violation.history = violation.task.map(|task| histories.of(task)).unwrap_or_default();
+    for violation in found.iter_mut().take(TOLD) {
+        violation.history = history_of(violation, lines, executions, accounts);
     }
     found
 }
@@ -73,7 +74,13 @@ struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     fn broken(&mut self, promise: Promise, task: Option<TaskId>, said: impl Into<String>) {
-        self.found.push(Violation { promise, task, said: said.into(), history: Vec::new() });
+        let call = task.and_then(|task| self.accounts.tasks.get(&task)?.key.clone());
+        self.found.push(Violation { promise, task, call, said: said.into(), history: Vec::new() });
+    }
+
+    fn broken_call(&mut self, promise: Promise, key: &str, call: &CallAccount, said: String) {
+        let call_key = Some(key.to_owned());
+        self.found.push(Violation { promise, task: call.task, call: call_key, said, history: Vec::new() });
     }
 
     fn check_task(&mut self, id: TaskId, task: &TaskAccount) {
@@ -163,16 +170,17 @@ impl<'a> Checker<'a> {
 
     fn check_call(&mut self, key: &str, call: &CallAccount) {
         if call.submitted == 0 {
-            self.broken(Promise::TrueValue, None, format!("call {key} was executed and never submitted"));
+            let said = format!("call {key} was executed and never submitted");
+            self.broken_call(Promise::TrueValue, key, call, said);
             return;
         }
         let starts = call.starts();
         let once = call.wanted.max_attempts == 1;
         if once && starts > 1 {
-            self.broken(Promise::AtMostOnce, call.task, format!("call {key} began {starts} times"));
+            self.broken_call(Promise::AtMostOnce, key, call, format!("call {key} began {starts} times"));
         }
         if once && call.task.is_some() && !call.doubles.is_empty() {
-            self.broken(Promise::AtMostOnce, call.task, format!("call {key} was accepted twice"));
+            self.broken_call(Promise::AtMostOnce, key, call, format!("call {key} was accepted twice"));
         }
         let Some(id) = call.task else { return };
         let tasks = || call.doubles.iter().chain([&id]).filter_map(|id| self.accounts.tasks.get(id));
@@ -215,77 +223,45 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// What is known about some tasks, as lines for people.
-struct Histories {
-    lines: BTreeMap<TaskId, Vec<(u64, String)>>,
-    begin: u64,
+/// What is known about a call and its task, and what befell the fabric meanwhile, as lines for people.
+fn history_of(
+    violation: &Violation,
+    lines: &[Line],
+    executions: &[Execution],
+    accounts: &Accounts,
+) -> Vec<String> {
+    let Violation { task, call, .. } = violation;
+    let concerns_task = |other: &TaskId| task.as_ref() == Some(other);
+    let concerns_call = |key: &String| call.as_ref() == Some(key);
+    let concerned = lines.iter().filter(|line| match &line.event {
+        Event::Submit { key, .. } | Event::Refused { key, .. } => concerns_call(key),
+        Event::Accepted { key, task } => concerns_call(key) || concerns_task(task),
+        Event::Outcome { task, .. } | Event::Unfinished { task, .. } => concerns_task(task),
+        Event::Cancel { tasks, .. } => tasks.iter().any(concerns_task),
+        _ => false,
+    });
+    let executed = executions.iter().filter(|execution| concerns_call(&execution.key)).map(|execution| {
+        let what = if execution.is_end { "ends" } else { "begins" };
+        (execution.at, format!("process {} {what}", execution.pid))
+    });
+    let mut known: Vec<_> = concerned.map(to_text).chain(executed).collect();
+    known.sort();
+    let told = task.and_then(|task| accounts.tasks.get(&task)?.endings.first());
+    let (first, last) = (known.first().map(|(at, _)| *at), known.last().map(|(at, _)| *at));
+    if let (Some(first), Some(last)) = (first, told.map(|(at, ..)| *at).or(last)) {
+        let befell = lines.iter().filter(|line| (first..=last).contains(&line.at)).filter(|line| {
+            matches!(line.event, Event::Fault { .. } | Event::Healed { .. } | Event::Exited { .. })
+        });
+        known.extend(befell.map(to_text));
+        known.sort();
+    }
+    let begin = lines.first().map_or(0, |line| line.at);
+    let seconds = |at: u64| at.saturating_sub(begin) as f64 / 1e9;
+    known.into_iter().map(|(at, text)| format!("{:9.3} s  {text}", seconds(at))).collect()
 }
 
-impl Histories {
-    fn new(
-        lines: &[Line],
-        executions: &[Execution],
-        accounts: &Accounts,
-        concerned: &BTreeSet<TaskId>,
-    ) -> Self {
-        let begin = lines.first().map_or(0, |line| line.at);
-        let lines_of = concerned.iter().map(|task| (*task, Vec::new())).collect();
-        let mut histories = Self { lines: lines_of, begin };
-        let task_of = |key: &str| accounts.calls.get(key).and_then(|call| call.task);
-        for Line { at, event } in lines {
-            let text = serde_json::to_string(event).unwrap_or_default();
-            match event {
-                Event::Submit { key, .. } => histories.add(task_of(key), *at, text),
-                Event::Accepted { task, .. }
-                | Event::Outcome { task, .. }
-                | Event::Unfinished { task, .. } => {
-                    histories.add(Some(*task), *at, text);
-                }
-                Event::Cancel { number, tasks, .. } => {
-                    for task in tasks {
-                        histories.add(Some(*task), *at, format!("cancel {number} of {} tasks", tasks.len()));
-                    }
-                }
-                _ => {}
-            }
-        }
-        for execution in executions {
-            let what = if execution.is_end { "ends" } else { "begins" };
-            let text = format!("process {} {what}", execution.pid);
-            histories.add(task_of(&execution.key), execution.at, text);
-        }
-        // What befell the fabric meanwhile is what one looks for next.
-        let befell = |event: &Event| {
-            matches!(event, Event::Fault { .. } | Event::Healed { .. } | Event::Exited { .. })
-        };
-        for (task, known) in &mut histories.lines {
-            let submitted = known.iter().map(|(at, _)| *at).min();
-            let told = accounts.tasks.get(task).and_then(|task| task.endings.first());
-            let within = submitted.unwrap_or(u64::MAX)..told.map_or(u64::MAX, |(at, ..)| *at);
-            known.extend(
-                lines
-                    .iter()
-                    .filter(|line| within.contains(&line.at) && befell(&line.event))
-                    .map(|line| (line.at, serde_json::to_string(&line.event).unwrap_or_default())),
-            );
-        }
-        histories
-    }
-
-    fn add(&mut self, task: Option<TaskId>, at: u64, text: String) {
-        if let Some(lines) = task.and_then(|task| self.lines.get_mut(&task)) {
-            lines.push((at, text));
-        }
-    }
-
-    fn of(&self, task: TaskId) -> Vec<String> {
-        let mut lines = self.lines.get(&task).cloned().unwrap_or_default();
-        lines.sort();
-        lines
-            .into_iter()
-            .map(|(at, text)| format!("{:9.3} s  {text}", at.saturating_sub(self.begin) as f64 / 1e9))
-            .collect()
-    }
+fn to_text(line: &Line) -> (u64, String) {
+    (line.at, serde_json::to_string(&line.event).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -327,7 +303,7 @@ mod tests {
             .collect();
         let found = check(&lines, &executions, &Accounts::new(&lines, &executions));
         for violation in &found {
-            assert_eq!(violation.history.is_empty(), violation.task.is_none(), "{violation:?}");
+            assert_eq!(violation.history.is_empty(), violation.call.is_none(), "{violation:?}");
         }
         found.into_iter().map(|violation| violation.promise).collect()
     }

@@ -120,8 +120,8 @@ pub struct RunOptions {
     /// How long to wait for outcomes when all faults are over, in seconds
     #[arg(long, default_value_t = 240)]
     pub settle: u64,
-    /// Size of the disks that can be full, in MiB; they are memory
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    /// Size of the disks that can be full, in MiB; they are memory. The service keeps 256 MiB free
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     pub disk_mib: u64,
     /// Directory for the history and the logs, which must not exist yet; one below the system's for temporary files if
     /// not set

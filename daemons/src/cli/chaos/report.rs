@@ -119,7 +119,7 @@ impl Report {
                 "\nThe run did not come to its end: what is lost cannot be told from what would have come.\n";
         }
         for violation in self.violations.iter().take(SHOWN) {
-            let Violation { promise, task, said, history } = violation;
+            let Violation { promise, task, said, history, call: _ } = violation;
             let task = task.map(|task| format!(" task {task}")).unwrap_or_default();
             text += &format!("\n{promise:?} is broken:{task} {said}\n");
             history.iter().for_each(|line| text += &format!("  {line}\n"));
