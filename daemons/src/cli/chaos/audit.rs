@@ -261,7 +261,11 @@ fn history_of(
 }
 
 fn to_text(line: &Line) -> (u64, String) {
-    (line.at, serde_json::to_string(&line.event).unwrap_or_default())
+    let text = match &line.event {
+        Event::Cancel { number, tasks, .. } => format!("cancel {number} asked for, of {} tasks", tasks.len()),
+        event => serde_json::to_string(event).unwrap_or_default(),
+    };
+    (line.at, text)
 }
 
 #[cfg(test)]

@@ -122,9 +122,13 @@ impl Nemesis {
             while let Some(done) = faults.try_join_next() {
                 done??;
             }
-            if faults.len() < AT_ONCE && !self.kinds.is_empty() {
-                number += 1;
-                let fault = self.draw(&mut random, number);
+            if self.kinds.is_empty() {
+                continue;
+            }
+            number += 1;
+            // Drawn in any case, so that what is drawn next does not depend on how fast this machine is.
+            let fault = self.draw(&mut random, number);
+            if faults.len() < AT_ONCE {
                 faults.spawn(Arc::clone(&self).bring_about(fault, stop.clone()));
             }
         }
