@@ -40,7 +40,8 @@ impl Fabric {
         seen.starts += 1;
         let Seen { starts, highest_attempt, .. } = *seen;
         seen.highest_attempt = highest_attempt.max(attempt.number as u16);
-        let most = limits.max_attempts * (1 + losses.service) + losses.all;
+        // What a node attempted again by itself is not known above it when it dies.
+        let most = limits.max_attempts * (1 + losses.all);
         let wrong = if !accepted {
             "runs although it was not accepted"
         } else if attempt.number > limits.max_attempts {

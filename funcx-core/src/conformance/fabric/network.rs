@@ -145,7 +145,8 @@ impl Fabric {
             }
             let direction = if state.lower == life { UP } else { DOWN };
             if silently {
-                (state.shut, state.lost) = ([true; 2], [true; 2]);
+                state.shut[direction] = true;
+                state.lost = [true; 2];
             } else {
                 self.shut(wire, direction);
             }
@@ -156,8 +157,9 @@ impl Fabric {
     pub(super) fn through(&mut self, wire: WireId, what: Arrival) {
         let state = &self.wires[wire];
         let upwards = matches!(what, Arrival::Accepted | Arrival::Up(_) | Arrival::ClosedAtUpper);
-        let message = matches!(what, Arrival::Up(_) | Arrival::Down(_));
-        if message && state.lost[if upwards { UP } else { DOWN }] {
+        // Each end of a connection that was reset learns that by itself; nothing else gets through.
+        let closing = matches!(what, Arrival::ClosedAtUpper | Arrival::ClosedAtLower);
+        if !closing && state.lost[if upwards { UP } else { DOWN }] {
             return;
         }
         let ((place, life), other) = if upwards { (state.upper, DOWN) } else { (state.lower, UP) };
