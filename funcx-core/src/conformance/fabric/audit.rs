@@ -19,7 +19,8 @@ pub(super) struct Losses {
     pub(super) lossless: bool,
     pub(super) service: u32,
     pub(super) endpoints: u32,
-    pub(super) all: u32,
+    /// Nodes that the node above gave up, dead or not.
+    pub(super) peers: u32,
 }
 
 impl Fabric {
@@ -40,8 +41,8 @@ impl Fabric {
         seen.starts += 1;
         let Seen { starts, highest_attempt, .. } = *seen;
         seen.highest_attempt = highest_attempt.max(attempt.number as u16);
-        // What a node attempted again by itself is not known above it when it dies.
-        let most = limits.max_attempts * (1 + losses.all);
+        // What a node attempted again by itself is not known above it when it is lost.
+        let most = limits.max_attempts * (1 + losses.service + losses.peers);
         let wrong = if !accepted {
             "runs although it was not accepted"
         } else if attempt.number > limits.max_attempts {
@@ -49,7 +50,7 @@ impl Fabric {
         } else if limits.max_attempts == 1 && starts > 1 && (losses.service == 0 || losses.endpoints == 0) {
             "allows one attempt and runs twice"
         } else if u32::from(starts) > most {
-            "runs more often than attempts and deaths explain"
+            "runs more often than attempts and losses explain"
         } else if losses.lossless && attempt.number <= u32::from(highest_attempt) {
             "runs the same attempt twice although no process was lost"
         } else if losses.lossless && seen.outcome.is_some() {

@@ -409,7 +409,10 @@ impl Fabric {
             NodeOutput::Deliver(delivery, outcomes) => self.commit(Commit::Outcomes(delivery, outcomes)),
             NodeOutput::PeerUp(info) => note!(self, "p{place} has {}", info.name),
             NodeOutput::PeerDown(info) => note!(self, "p{place} misses {}", info.name),
-            NodeOutput::PeerLost(info) => note!(self, "p{place} has lost {}", info.name),
+            NodeOutput::PeerLost(info) => {
+                note!(self, "p{place} has lost {}", info.name);
+                self.losses.peers += 1;
+            }
             NodeOutput::OpenedAbove => {}
             NodeOutput::Drained => {
                 note!(self, "p{place} is drained");

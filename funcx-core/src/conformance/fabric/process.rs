@@ -10,7 +10,7 @@ use super::worker::{End, Running};
 use super::{Fabric, Place, WireId, note};
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId};
 use crate::message::Role;
-use crate::model::{AttemptId, FunctionKind, Hop, IdMap, Now, Task, TaskId, Tick, Timestamp};
+use crate::model::{FunctionKind, Hop, IdMap, Now, Task, TaskId, Tick, Timestamp};
 use crate::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
 
 /// How long an endpoint keeps the leases of a manager that is away.
@@ -45,7 +45,7 @@ pub(super) struct Process {
     pub(super) executor: Option<PeerId>,
     pub(super) running: IdMap<TaskId, Running>,
     pub(super) waiting: VecDeque<Task>,
-    pub(super) ends: BTreeMap<Tick, Vec<(AttemptId, End)>>,
+    pub(super) ends: BTreeMap<Tick, Vec<((TaskId, u64), End)>>,
     pub(super) wake: Option<Tick>,
     pub(super) wakes_in_place: u32,
     pub(super) inputs: u32,
@@ -193,7 +193,6 @@ impl Fabric {
             return;
         }
         note!(self, "p{place} is gone");
-        self.losses.all += 1;
         if place == 0 {
             self.losses.service += 1;
             if self.config.forgetful_store != 0 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::agenda::{Event, Input};
 use super::{Fabric, Place};
 use crate::contract::{ExecutorEvent, PeerId};
-use crate::model::{AttemptId, Failure, Outcome, OutcomeKind, Task, Tick};
+use crate::model::{AttemptId, Failure, Outcome, OutcomeKind, Task, TaskId, Tick};
 
 /// How an attempt ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Running {
     attempt: u32,
+    /// Tells this run from others of the same attempt.
+    run: u64,
     stopping: bool,
 }
 
@@ -42,7 +44,8 @@ impl Fabric {
         while self.processes[place].running.len() < workers {
             let Some(task) = self.processes[place].waiting.pop_front() else { break };
             let attempt = task.attempt_id();
-            let running = Running { attempt: attempt.number, stopping: false };
+            let run = self.figures.executions;
+            let running = Running { attempt: attempt.number, run, stopping: false };
             if self.processes[place].running.insert(task.id, running).is_some() {
                 self.broken(format!("p{place} runs {attempt:?} while it runs the task already"));
             }
@@ -51,7 +54,7 @@ impl Fabric {
             let takes =
                 Duration::from_nanos(draw % (1_000_000 * u64::from(self.config.longest_task_millis.max(1))));
             let crashes = (draw >> 40) % 1000 < u64::from(self.config.crashes_per_mille);
-            self.ends(place, takes, attempt, if crashes { End::Crashes } else { End::Returns });
+            self.ends(place, takes, (attempt.task, run), if crashes { End::Crashes } else { End::Returns });
             started.push((attempt, wall));
         }
         let some = !started.is_empty();
@@ -64,12 +67,12 @@ impl Fabric {
         some
     }
 
-    fn ends(&mut self, place: Place, after: Duration, attempt: AttemptId, end: End) {
+    fn ends(&mut self, place: Place, after: Duration, run: (TaskId, u64), end: End) {
         let grain = 1000 * u64::from(self.config.grain_micros.max(1));
         let at = Tick::from_nanos((self.now + after).as_nanos().div_ceil(grain) * grain);
         let process = &mut self.processes[place];
         let slot = process.ends.entry(at).or_default();
-        slot.push((attempt, end));
+        slot.push((run, end));
         if slot.len() == 1 {
             let life = process.life;
             self.agenda.add(at, Event::At(place, life, Input::Ended(at)));
@@ -81,10 +84,11 @@ impl Fabric {
         let process = &mut self.processes[place];
         let ends = process.ends.remove(&at).unwrap_or_default();
         let mut outcomes = Vec::with_capacity(ends.len());
-        for (attempt, end) in ends {
-            if process.running.get(&attempt.task).is_some_and(|running| running.attempt == attempt.number) {
-                process.running.remove(&attempt.task);
-                outcomes.push(outcome(&self.spare, attempt, end));
+        for ((task, run), end) in ends {
+            if process.running.get(&task).is_some_and(|running| running.run == run)
+                && let Some(running) = process.running.remove(&task)
+            {
+                outcomes.push(outcome(&self.spare, AttemptId { task, number: running.attempt }, end));
             }
         }
         self.executor_says(place, outcomes);
@@ -114,8 +118,8 @@ impl Fabric {
             let draw = self.draw.of(attempt.task.as_u128() as u64, 0x57_0b);
             let stubborn = self.config.varied != 0 && draw.is_multiple_of(8);
             if !std::mem::replace(&mut running.stopping, true) && !stubborn {
-                let attempt = AttemptId { task: attempt.task, number: running.attempt };
-                self.ends(place, Duration::from_micros(draw % 500_000), attempt, End::Stopped);
+                let run = (attempt.task, running.run);
+                self.ends(place, Duration::from_micros(draw % 500_000), run, End::Stopped);
             }
         }
         self.executor_says(place, stopped);
