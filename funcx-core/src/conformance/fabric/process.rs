@@ -1,12 +1,12 @@
 //! Processes: they start, stand still, leave and die.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::agenda::{Event, Input};
-use super::worker::{End, Running};
+use super::worker::{Ends, Running};
 use super::{Fabric, Place, WireId, note};
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId};
 use crate::message::Role;
@@ -45,7 +45,7 @@ pub(super) struct Process {
     pub(super) executor: Option<PeerId>,
     pub(super) running: IdMap<TaskId, Running>,
     pub(super) waiting: VecDeque<Task>,
-    pub(super) ends: BTreeMap<Tick, Vec<((TaskId, u64), End)>>,
+    pub(super) ends: Ends,
     pub(super) wake: Option<Tick>,
     pub(super) wakes_in_place: u32,
     pub(super) inputs: u32,
@@ -131,7 +131,7 @@ impl Fabric {
             executor,
             running: IdMap::default(),
             waiting: VecDeque::new(),
-            ends: BTreeMap::new(),
+            ends: Ends::new(),
             wake: None,
             wakes_in_place: 0,
             inputs: 0,
@@ -210,7 +210,7 @@ impl Fabric {
         process.ends.clear();
         // Whoever started a manager may see that it is dead before its connections tell.
         if let Some(above) = process.above.filter(|above| *above != 0)
-            && process.life % 2 == 0
+            && process.life.is_multiple_of(2)
         {
             let node_id = process.node_id;
             let life = self.processes[above].life;

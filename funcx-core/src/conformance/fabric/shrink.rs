@@ -70,18 +70,18 @@ fn fewer_tasks(mut best: Plan, fails: &mut impl FnMut(&Plan) -> bool) -> Plan {
 
 /// Takes away what the remaining steps do not need.
 fn smaller_fabric(mut best: Plan, fails: &mut impl FnMut(&Plan) -> bool) -> Plan {
-    let fields: [fn(&mut Plan) -> &mut u32; 8] = [
-        |plan| &mut plan.config.managers,
-        |plan| &mut plan.config.workers,
-        |plan| &mut plan.config.prefetch,
-        |plan| &mut plan.config.queue_tasks,
-        |plan| &mut plan.config.crashes_per_mille,
-        |plan| &mut plan.config.varied,
-        |plan| &mut plan.config.max_attempts,
-        |plan| &mut plan.config.longest_task_millis,
+    type Field = fn(&mut Plan) -> &mut u32;
+    let fields: [(Field, u32); 8] = [
+        (|plan| &mut plan.config.managers, 1),
+        (|plan| &mut plan.config.workers, 1),
+        (|plan| &mut plan.config.prefetch, 0),
+        (|plan| &mut plan.config.queue_tasks, 0),
+        (|plan| &mut plan.config.crashes_per_mille, 0),
+        (|plan| &mut plan.config.varied, 0),
+        (|plan| &mut plan.config.max_attempts, 1),
+        (|plan| &mut plan.config.longest_task_millis, 1),
     ];
-    for (index, field) in fields.into_iter().enumerate() {
-        let least = u32::from(index < 2 || index > 5);
+    for (field, least) in fields {
         loop {
             let mut smaller = best.clone();
             let value = field(&mut smaller);

@@ -180,7 +180,7 @@ impl Fabric {
                     let number = task_number(outcome.task);
                     self.end(number, outcome.kind);
                     let record = &mut self.store.records[number as usize];
-                    if std::mem::replace(&mut record.outcome, Some(outcome.kind)).is_none() && record.loaded {
+                    if record.outcome.replace(outcome.kind).is_none() && record.loaded {
                         self.store.queues[usize::from(record.lane)].window -= 1;
                         if !lanes.contains(&record.lane) {
                             lanes.push(record.lane);

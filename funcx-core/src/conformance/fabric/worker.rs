@@ -1,5 +1,6 @@
 //! The executor of a manager: workers that take time, crash, and stop when they are asked to, some of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ pub(super) enum End {
     Crashes,
     Stopped,
 }
+
+/// What ends when, by task and run.
+pub(super) type Ends = BTreeMap<Tick, Vec<((TaskId, u64), End)>>;
 
 #[derive(Debug)]
 pub(super) struct Running {
