@@ -11,7 +11,7 @@ use bytes::Bytes;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use funcx_core::message::{Message, OutcomeBatch, TaskBatch};
-use funcx_core::model::{Function, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec, Timestamp, Tick};
+use funcx_core::model::{Function, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec, Tick, Timestamp};
 use funcx_net::codec::{decode, encode};
 use funcx_net::transport::FramedStream;
 use futures::SinkExt;

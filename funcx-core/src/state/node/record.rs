@@ -152,9 +152,27 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.outputs.push_back(output);
     }
 
-    pub(super) fn record_started(&mut self, events: &[TaskEvent]) {
-        let started = events.iter().filter(|event| event.kind == TaskEventKind::Started);
-        self.record_only(JournalEntry::Started(started.map(|event| event.attempt).collect()));
+    /// What happened to attempts at a peer. One that it has lost goes on there as the next one.
+    pub(super) fn record_events(&mut self, events: &[TaskEvent]) {
+        if self.recorder.is_none() {
+            return;
+        }
+        let (mut started, mut leased) = (Vec::new(), Vec::new());
+        for TaskEvent { attempt, kind, .. } in events {
+            match kind {
+                TaskEventKind::Started => started.push(*attempt),
+                TaskEventKind::Lost | TaskEventKind::LeaseLost => {
+                    leased.push(AttemptId { number: attempt.number.saturating_add(1), ..*attempt });
+                }
+                TaskEventKind::CancelRequested => {}
+            }
+        }
+        if !leased.is_empty() {
+            self.record_only(JournalEntry::Leased(leased));
+        }
+        if !started.is_empty() {
+            self.record_only(JournalEntry::Started(started));
+        }
     }
 
     pub(super) fn record_returned(&mut self, attempts: &[AttemptId]) {
