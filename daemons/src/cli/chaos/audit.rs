@@ -58,7 +58,7 @@ pub(super) fn check(lines: &[Line], executions: &[Execution], accounts: &Account
     for (key, call) in &accounts.calls {
         checker.check_call(key, call);
     }
-    checker.check_processes(lines);
+    checker.check_run(lines);
     let mut found = checker.found;
     found.sort_by_key(|violation| (violation.promise, violation.task));
     for violation in found.iter_mut().take(TOLD) {
@@ -196,11 +196,16 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn check_processes(&mut self, lines: &[Line]) {
+    fn check_run(&mut self, lines: &[Line]) {
         for Line { event, .. } in lines {
             match event {
                 Event::Left { pid, command } => {
                     self.broken(Promise::NothingLeft, None, format!("process {pid} is left: {command}"));
+                }
+                // Only tasks that were accepted are ever cancelled.
+                Event::Cancelled { number, unknown, .. } if *unknown > 0 => {
+                    let said = format!("cancel {number}: the service does not know {unknown} of its tasks");
+                    self.broken(Promise::NothingLost, None, said);
                 }
                 Event::Stuck { process, pid } => {
                     let said = format!("{process} (process {pid}) does not end on SIGTERM");
@@ -370,6 +375,13 @@ mod tests {
     fn what_a_killed_run_cannot_know_is_not_held_against_it() {
         let events = lines(3, false, &ending(OutcomeKind::Returned, 1));
         assert_eq!(promises_broken(events[..2].to_vec(), &TWICE), []);
+    }
+
+    #[test]
+    fn a_cancel_of_what_the_service_has_forgotten_is_found() {
+        let mut events = lines(3, true, &ending(OutcomeKind::Cancelled, 1));
+        events[3] = Event::Cancelled { number: 1, cancelled: 0, unknown: 1 };
+        assert_eq!(promises_broken(events, &[]), [Promise::NothingLost]);
     }
 
     #[test]
