@@ -7,7 +7,7 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `format` | what the bytes look like |
-//! | `replay` | from bytes to a [`Ledger`](funcx_core::state::Ledger), and what is made of damage |
+//! | `replay` | from bytes to a [`Ledger`], and what is made of damage |
 //! | `directory` | the directory: its mode, who has it open, how one file takes the place of another |
 //! | `queue` | what waits to be written and for the disk, and what to do next |
 //! | `writer` | writes, and the thread that syncs, retries and compacts |
