@@ -3,6 +3,7 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `token`, `function`, `run`, `task`, `endpoint`, `limits`, `bench`, `completions` | the sub-commands |
+//! | `timeline` | what happened to a task |
 //! | `common` | what all of them take: where the service is, who asks, which form the answer has |
 //! | `words` | words of a command line as arguments of a function |
 //! | `source` | which function of a Python file is meant |
@@ -22,6 +23,7 @@ mod output;
 pub mod run;
 mod source;
 pub mod task;
+mod timeline;
 pub mod token;
 mod words;
 

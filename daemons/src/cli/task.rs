@@ -8,8 +8,8 @@ use funcx_core::model::{TaskGroupId, TaskId, limit};
 use funcx_net::client::{CancelAnswer, TaskView};
 
 use super::common::Common;
-use super::ending;
 use super::output::{age, fields, print_aside, short, table};
+use super::{ending, timeline};
 use crate::exit::Exit;
 
 /// What to do with tasks.
@@ -19,6 +19,11 @@ pub enum Command {
     List(List),
     /// Show where a task is, or how it ended
     Show {
+        /// Id of the task
+        id: TaskId,
+    },
+    /// Show what happened to a task: when, and who did it
+    Timeline {
         /// Id of the task
         id: TaskId,
     },
@@ -68,6 +73,7 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<ExitCode> {
             common.output().show(&ending::json(&task), |_| described(&task))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Timeline { id } => timeline::show(common, id).await,
         Command::Result { id, wait } => result(common, id, wait).await,
         Command::Cancel(options) => cancel(common, options).await,
     }

@@ -62,5 +62,5 @@ pub use token::Token;
 
 pub use crate::http::wire::{
     CancelAnswer, EndpointView, FailureView, FunctionPage, FunctionRegistered, FunctionRegistration,
-    FunctionView, TaskPage, TaskView,
+    FunctionView, TaskPage, TaskView, TimelineView, TransitionView,
 };

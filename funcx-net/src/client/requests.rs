@@ -16,6 +16,7 @@ use super::submission::{CALL_BYTES, Submitted, submit};
 use super::{
     Arguments, Call, CallService, CancelAnswer, ClientBuilder, EndpointView, FunctionPage,
     FunctionRegistered, FunctionRegistration, FunctionView, Outcomes, TaskHandle, TaskPage, TaskView,
+    TimelineView,
 };
 use crate::http::wire::{CancelRequest, EndpointList};
 
@@ -174,6 +175,11 @@ impl Client {
     /// The task as it is now.
     pub async fn task(&self, id: TaskId) -> Result<TaskView> {
         self.0.api.fetch("find task", &format!("/v1/tasks/{id}"), &[]).await
+    }
+
+    /// What happened to the task so far: when, and who did it.
+    pub async fn timeline(&self, id: TaskId) -> Result<TimelineView> {
+        self.0.api.fetch("find task", &format!("/v1/tasks/{id}/timeline"), &[]).await
     }
 
     /// The task once it has ended. For one task that was submitted by somebody else or earlier; a

@@ -270,6 +270,45 @@ pub struct FailureView {
     pub traceback: String,
 }
 
+/// What happened to a task, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TimelineView {
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    pub task_id: TaskId,
+    /// Where it is, in the words of a task.
+    pub status: String,
+    /// How it ended; absent until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub outcome: Option<OutcomeKind>,
+    /// The trace that it belongs to, in 32 hexadecimal digits; the logs of all processes have it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// What happened. The hops of the last attempt stand in the order of the way down and up; `at` may go back where
+    /// clocks of two machines differ.
+    pub transitions: Vec<TransitionView>,
+}
+
+/// Something that happened to a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransitionView {
+    /// When, in nanoseconds since the Unix epoch, by the clock of the actor.
+    pub at: u64,
+    /// `accepted`, `service-sent`, `endpoint-sent`, `manager-sent`, `started`, `ended`, `manager-returned`,
+    /// `endpoint-returned`, `completed`, `attempt-lost` or `cancel-requested`. There may be others later.
+    pub what: String,
+    /// The attempt that it happened to, from 1; absent for what concerns the task as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Who did it, in words for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub actor: String,
+    /// More about it, in words for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
 /// A page of tasks.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TaskPage {

@@ -7,6 +7,7 @@
 //! | `finish` | how outcomes are made safe |
 //! | `publish` | who is told about them |
 //! | `tasks` | what became of tasks; cancelling them |
+//! | `timeline` | what happened to a task, when, and who did it |
 //! | `follow` | the outcomes of a task group as they come |
 //! | `groups` | whose task groups are |
 //! | `records` | functions and endpoints |
@@ -25,6 +26,7 @@ mod refusal;
 mod repeat;
 mod submit;
 mod tasks;
+mod timeline;
 mod unstoppable;
 
 use std::{
@@ -62,6 +64,7 @@ pub use repeat::{Delivery, RequestKey};
 pub use submit::{Accepted, Batch, SharedAnswer, Submit};
 pub(crate) use tasks::READ_TASKS;
 pub use tasks::{CancelReport, CancelTarget, TaskStatus, TaskView};
+pub use timeline::{Timeline, Transition};
 
 /// Functions that are kept at hand.
 const CACHED_FUNCTIONS: usize = 4096;

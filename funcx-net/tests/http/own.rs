@@ -129,6 +129,46 @@ async fn failures_and_values_that_are_no_json_are_told() {
 }
 
 #[tokio::test]
+async fn a_timeline_names_every_hop_and_who_did_it() {
+    let site = Site::new().await;
+    let mut bench = site.bench().await;
+    let function = site.native_function().await;
+    let (_, ids) = site.submit(&function, json!([1])).await;
+    let target = format!("/v1/tasks/{}/timeline", ids[0]);
+    let timeline = async || site.ask("GET", &target, None).await.body;
+    let words = |timeline: &Value| -> Vec<String> {
+        let transitions = timeline["transitions"].as_array().unwrap().iter();
+        transitions.map(|one| one["what"].as_str().unwrap().to_owned()).collect()
+    };
+    let task = bench.next().await;
+    let early = timeline().await;
+    assert_eq!((&early["status"], words(&early)[0].as_str()), (&json!("dispatched"), "accepted"));
+    bench.begin(&task);
+    while timeline().await["status"] != "running" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(words(&timeline().await).last().unwrap(), "started");
+    bench.finish(Outcome::returned(&task, "1"));
+    site.ask("GET", &format!("/v1/tasks/{}?wait=30", ids[0]), None).await;
+    let done = timeline().await;
+    assert_eq!((&done["status"], &done["outcome"]), (&json!("finished"), &json!("returned")));
+    let hops = ["accepted", "service-sent", "endpoint-sent", "endpoint-returned", "completed"];
+    assert_eq!(words(&done), hops, "{done}");
+    let transitions = done["transitions"].as_array().unwrap();
+    let times: Vec<_> = transitions.iter().map(|one| one["at"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted(), "one machine, one clock: {times:?}");
+    let endpoint = format!("endpoint bench ({})", site.endpoint);
+    for (transition, actor) in transitions.iter().zip(["service", "service", &endpoint, &endpoint, "service"])
+    {
+        assert_eq!(transition["actor"], actor);
+    }
+    assert_eq!((&transitions[4]["detail"], &transitions[4]["attempt"]), (&json!("returned"), &json!(1)));
+
+    let bob = Some(site.people.bob.token.as_str());
+    site.ask_as(bob, "GET", &target, None).await.is_refused(403, "TASK_ACCESS_FORBIDDEN", &[]);
+}
+
+#[tokio::test]
 async fn tasks_are_listed_page_by_page() {
     let site = Site::new().await;
     let function = site.native_function().await;
@@ -220,6 +260,7 @@ async fn the_description_names_every_route_and_the_error_body() {
         ("/v1/submit", vec!["post"]),
         ("/v1/tasks", vec!["get"]),
         ("/v1/tasks/{id}", vec!["get"]),
+        ("/v1/tasks/{id}/timeline", vec!["get"]),
         ("/v1/cancel", vec!["post"]),
         ("/v1/task_groups/{id}/events", vec!["get"]),
         ("/v1/endpoints", vec!["get", "post"]),

@@ -18,6 +18,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(submit::submit))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::find))
+        .routes(routes!(tasks::timeline))
         .routes(routes!(tasks::cancel))
         .routes(routes!(events::follow))
         .routes(routes!(endpoints::register, endpoints::list))

@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, Params, PathId};
 use crate::http::view;
-use crate::http::wire::{CancelAnswer, CancelRequest, TaskPage, TaskView};
+use crate::http::wire::{CancelAnswer, CancelRequest, TaskPage, TaskView, TimelineView};
 use crate::service::CancelTarget;
 
 /// Longest time that an answer is held back.
@@ -95,6 +95,19 @@ pub(super) async fn find(
         Some(_) => return Err(ApiError::invalid("`wait` must be a number of seconds, 0 or more")),
     };
     Ok(Json(view::task(&task.record, task.status)))
+}
+
+/// What happened to a task: when, and who did it.
+#[utoipa::path(
+    get, path = "/v1/tasks/{id}/timeline", tag = "tasks", params(("id" = uuid::Uuid, Path)),
+    responses((status = 200, body = TimelineView), ApiError)
+)]
+pub(super) async fn timeline(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    PathId(id): PathId<TaskId>,
+) -> Result<Json<TimelineView>> {
+    Ok(Json(view::timeline(app.service.timeline(&caller, id).await?)))
 }
 
 /// Cancel tasks.
