@@ -27,6 +27,16 @@ pub struct ErrorBody {
     pub http_status_code: u16,
 }
 
+/// Whether a service is alive, or takes work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthView {
+    /// Whether it is.
+    pub ok: bool,
+    /// What is in the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
 /// A function to register.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -32,6 +32,7 @@ impl Service {
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 committed = self.store.commit(vec![Write::Finish(records.clone())]);
             }
+            self.metrics.finished(&records);
             let origins = self.untrack(&records);
             let origins = self.find_origins(&records, origins).await;
             self.publisher.publish(ticket, finished(records, origins));
@@ -48,7 +49,10 @@ impl Service {
         let committed = self.store.commit(vec![Write::Finish(records.clone())]);
         let committed = committed.await;
         let told = match committed {
-            Ok(()) => finished(records, origins),
+            Ok(()) => {
+                self.metrics.finished(&records);
+                    finished(records, origins)
+            }
             Err(_) => Vec::new(),
         };
         self.publisher.publish(ticket, told);

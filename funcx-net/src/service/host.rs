@@ -45,16 +45,15 @@ impl NodeHost for Host {
         match notice {
             NodeNotice::PeerUp(info) => {
                 tracing::info!(endpoint = %info.node, name = info.name, software = info.software, "endpoint connected");
+                service.metrics.connected(info.node);
                 service.set_connected(EndpointId::from(info.node), true);
             }
             NodeNotice::PeerDown(info) => {
                 tracing::info!(endpoint = %info.node, name = info.name, "endpoint disconnected");
                 service.set_connected(EndpointId::from(info.node), false);
             }
-            NodeNotice::PeerLost(_)
-            | NodeNotice::OpenedAbove
-            | NodeNotice::RefusedAbove(_)
-            | NodeNotice::Drained => {}
+            NodeNotice::PeerLost(_) => service.metrics.peer_lost(),
+            NodeNotice::OpenedAbove | NodeNotice::RefusedAbove(_) | NodeNotice::Drained => {}
         }
     }
 }

@@ -13,13 +13,17 @@
 //! | `records` | functions and endpoints |
 //! | `repeat` | requests that clients send again |
 //! | `host` | what the node asks |
+//! | `health` | whether it takes work |
+//! | `metrics` | what it counts |
 
 mod cache;
 mod finish;
 mod follow;
 mod groups;
+mod health;
 mod host;
 mod lane;
+mod metrics;
 mod publish;
 mod records;
 mod refusal;
@@ -52,12 +56,16 @@ use crate::auth::LocalAuthority;
 use crate::driver::{self, NodeHandle, wall_clock};
 use cache::Cache;
 use groups::Claims;
+use health::StoreCheck;
 use host::Host;
 use lane::Lane;
+use metrics::{Metered, ServiceMetrics};
 use publish::{Origin, Publisher};
 use repeat::Repeats;
 
 pub use follow::{FollowEvent, Follower};
+pub use health::Readiness;
+pub(crate) use metrics::LATENCY_BUCKETS;
 pub use records::{EndpointFigures, NewEndpoint, NewFunction};
 pub use refusal::{Answer, Refusal};
 pub use repeat::{Delivery, RequestKey};
@@ -169,6 +177,8 @@ pub struct Service {
     running: Mutex<Option<JoinHandle<()>>>,
     stopping: CancellationToken,
     lanes: Mutex<HashMap<EndpointId, Arc<OnceCell<Arc<Lane>>>>>,
+    metrics: Arc<ServiceMetrics>,
+    store_check: StoreCheck,
     /// Tasks in the dispatcher.
     tracked: Mutex<IdMap<TaskId, Tracked>>,
     publisher: Arc<Publisher>,
@@ -205,7 +215,8 @@ impl Service {
     /// Starts a service on a store. It runs on the current tokio runtime.
     ///
     /// # Errors
-    /// `InvalidInput` if a bound of the configuration is zero, or larger than a link can carry.
+    /// `InvalidInput` if a bound of the configuration is zero, or larger than a link can carry; `Internal` if a metric is
+    /// not well formed.
     pub fn start(
         config: ServiceConfig,
         store: Arc<dyn TaskStore>,
@@ -233,6 +244,8 @@ impl Service {
             returned: None,
             software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
+        let metrics = Arc::new(ServiceMetrics::new()?);
+        let store = Arc::new(Metered { store, metrics: Arc::clone(&metrics) });
         Ok(Arc::new_cyclic(|weak: &Weak<Self>| {
             let (node, running) = driver::start(node, Arc::new(Host(weak.clone())), None, |_| {});
             // A refusal is not kept: the next try may fare better.
@@ -245,6 +258,8 @@ impl Service {
                 running: Mutex::new(Some(running)),
                 stopping: CancellationToken::new(),
                 lanes: Mutex::default(),
+                metrics,
+                store_check: StoreCheck::default(),
                 tracked: Mutex::default(),
                 publisher: Arc::new(Publisher::starting(wall_clock())),
                 repeats,

@@ -129,6 +129,7 @@ impl Service {
             let committed = committed.await;
             if committed.is_ok() {
                 service.groups.put(group, owner, 1);
+                service.metrics.accepted(count);
             }
             drop(claim);
             lane.settled(&service, first, committed.is_ok());
