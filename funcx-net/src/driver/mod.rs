@@ -4,6 +4,7 @@
 //! node's task never waits for a connection: what it has to send is bounded by the credits of the peer.
 
 mod connection;
+mod transitions;
 mod uplink;
 
 use std::{
@@ -377,6 +378,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             }
             Input::Executor(token, event) => {
                 if let Some(peer) = self.peer_of_token.get(&token) {
+                    transitions::executor(&event);
                     self.node.handle_executor(*peer, event, now);
                 }
             }
@@ -387,7 +389,10 @@ impl<P: PlacementPolicy + Default> Driver<P> {
     fn handle_received(&mut self, received: Received) {
         let now = self.clock.now();
         match received {
-            Received::Message(link, message) => self.node.handle_message(link, message, now),
+            Received::Message(link, message) => {
+                transitions::up(&message);
+                self.node.handle_message(link, message, now);
+            }
             Received::Closed(link, reason) => {
                 tracing::debug!(link = link.0, reason, "connection from below closed");
                 self.links.remove(&link);
@@ -397,7 +402,10 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 self.above = Some(outgoing);
                 self.node.handle_connected_above(now);
             }
-            Received::Above(message) => self.node.handle_message_above(message, now),
+            Received::Above(message) => {
+                transitions::down(&message, "received", "told to stop it");
+                self.node.handle_message_above(message, now);
+            }
             Received::ClosedAbove => {
                 self.above = None;
                 self.node.handle_closed_above();
@@ -411,6 +419,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             match output {
                 NodeOutput::Send(link, message) => {
                     if let Some(outgoing) = self.links.get(&link) {
+                        transitions::down(&message, "sent down", "peer is told to stop it");
                         // A connection that is closing says so through `Received::Closed`.
                         let _ = outgoing.messages.send(message);
                     }
@@ -433,13 +442,17 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                     self.authorizations.push(Box::pin(async move { (link, decision.await) }));
                 }
                 NodeOutput::Deliver(delivery, outcomes) => {
+                    transitions::deliver(&outcomes);
                     let safe = self.host.deliver(outcomes);
                     self.deliveries.push_back(Box::pin(async move {
                         safe.await;
                         delivery
                     }));
                 }
-                NodeOutput::Run(peer, tasks) => self.with_executor(peer, |executor| executor.start(tasks)),
+                NodeOutput::Run(peer, tasks) => {
+                    transitions::run(&tasks);
+                    self.with_executor(peer, |executor| executor.start(tasks));
+                }
                 NodeOutput::Stop(peer, attempts) => self.stop_attempts(peer, &attempts),
                 NodeOutput::PeerUp(info) => self.host.notice(NodeNotice::PeerUp(info)),
                 NodeOutput::PeerDown(info) => self.host.notice(NodeNotice::PeerDown(info)),
@@ -455,6 +468,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
     }
 
     fn stop_attempts(&self, peer: PeerId, attempts: &[AttemptId]) {
+        transitions::stop(attempts);
         self.with_executor(peer, |executor| executor.cancel(attempts));
     }
 
