@@ -343,11 +343,29 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             }
             self.act();
         }
+        self.finish_deliveries().await;
         // With their senders gone, connections send what they have and close.
         self.links.clear();
         self.above = None;
         drop(received);
         let _ = tokio::time::timeout(FAREWELL, self.connections.join_all()).await;
+    }
+
+    /// Outcomes that are being made safe when the node stops are acknowledged if that comes about soon, so that nobody
+    /// has to send them again.
+    async fn finish_deliveries(&mut self) {
+        let deliveries = std::mem::take(&mut self.deliveries);
+        let mut safe = std::pin::pin!(deliveries.take_until(tokio::time::sleep(FAREWELL)));
+        while let Some(delivery) = safe.next().await {
+            self.node.committed(delivery);
+            while let Some(output) = self.node.poll_output() {
+                if let NodeOutput::Send(link, message) = output
+                    && let Some(outgoing) = self.links.get(&link)
+                {
+                    let _ = outgoing.messages.send(message);
+                }
+            }
+        }
     }
 
     fn handle_input(&mut self, input: Input<P>) {

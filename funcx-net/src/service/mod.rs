@@ -85,6 +85,9 @@ const CACHED_ENDPOINT_BYTES: usize = 64 << 20;
 /// Task groups whose owner is kept at hand.
 const CACHED_GROUPS: usize = 65_536;
 
+/// Time that the store has to finish what was being committed when the service stops.
+const SETTLING: Duration = Duration::from_secs(5);
+
 /// How a [`Service`] is set up.
 #[derive(Clone)]
 pub struct ServiceConfig {
@@ -135,6 +138,16 @@ impl fmt::Debug for ServiceConfig {
             .field("issues_tokens", &self.issuer.is_some())
             .finish_non_exhaustive()
     }
+}
+
+/// What a service that stops leaves for the next one. All of it is in the store. Tasks of endpoints that have neither
+/// connected nor got tasks since the service was started are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    /// Tasks that wait.
+    pub queued: u64,
+    /// Tasks at endpoints, which go on with them and come back with the outcomes.
+    pub leased: u64,
 }
 
 /// Makes access tokens for clients that have proved who they are.
@@ -301,7 +314,33 @@ impl Service {
         Ok(self.authority.authenticate(credential, wall_clock()).await?)
     }
 
-    /// Stops: followers and connections of endpoints are closed. Nothing that was accepted is lost.
+    /// Begins to stop: no more tasks are accepted, the service is not ready, and those who follow a group or wait for a
+    /// task are answered, to come back later. Resolves when what was being committed is durable, or the store takes too
+    /// long.
+    pub async fn begin_stop(&self) -> Left {
+        self.stopping.cancel();
+        // Commits are applied in order, so this one, which changes nothing, is done when all before it are.
+        let settled = self.store.commit(Vec::new());
+        if !matches!(tokio::time::timeout(SETTLING, settled).await, Ok(Ok(()))) {
+            tracing::warn!("the store does not answer; what it has not taken was not accepted either");
+        }
+        self.left().await
+    }
+
+    /// What is not done.
+    async fn left(&self) -> Left {
+        let lanes: Vec<_> = self.lanes.lock().values().filter_map(|lane| lane.get().cloned()).collect();
+        let unfinished: u64 = lanes.iter().map(|lane| lane.unfinished()).sum();
+        let ids: Vec<_> = lanes.iter().map(|lane| lane.id).collect();
+        let leased =
+            self.node.with(move |node, _| ids.iter().map(|lane| node.load(*lane).leased as u64).sum());
+        // A node that has ended has given everything back.
+        let leased = leased.await.unwrap_or(0);
+        Left { queued: unfinished.saturating_sub(leased), leased }
+    }
+
+    /// Stops: followers and connections of endpoints are closed. Nothing that was accepted is lost. Without
+    /// [`begin_stop`](Self::begin_stop) before, who waits for an answer may be left without one.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.node.stop();

@@ -87,7 +87,7 @@ impl Service {
     /// service's node has ended).
     pub async fn submit(self: &Arc<Self>, principal: &Principal, submit: Submit) -> Answer<Accepted> {
         let count = self.check_sizes(&submit)?;
-        if !self.node.is_running() {
+        if self.stopping.is_cancelled() || !self.node.is_running() {
             let message = "the service is stopping, or its node broke down and it must be restarted";
             return Err(Error::new(ErrorKind::Unavailable, "submit tasks", message).into());
         }

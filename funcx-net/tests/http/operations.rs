@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, atomic::Ordering};
 
 use funcx_core::conformance::task_store::MemoryStore;
+use funcx_core::contract::TaskStore;
 use funcx_core::model::{Failure, Outcome, OutcomeKind};
 use funcx_net::service::ServiceConfig;
 use serde_json::{Value, json};
 
+use crate::fabric::Fabric;
 use crate::site::Site;
 use crate::stores::Gated;
 
@@ -142,4 +144,66 @@ async fn a_service_whose_node_has_ended_is_neither_alive_nor_ready() {
     let metrics = metrics(&site).await;
     assert_eq!(metrics["funcx_node_running"], 0.0);
     assert!(metrics.contains_key("funcx_tasks_accepted_total"));
+}
+
+#[tokio::test]
+async fn a_service_that_stops_refuses_work_answers_who_waits_and_says_what_is_left() {
+    let site = Site::new().await;
+    let function = site.native_function().await;
+    let mut bench = site.bench().await;
+    let (_, ids) = site.submit(&function, json!((0..10).collect::<Vec<u32>>())).await;
+    for _ in 0..8 {
+        bench.next().await;
+    }
+    let target = format!("/v1/tasks/{}?wait=30", ids[0]);
+    let mut waiting = Box::pin(site.ask("GET", &target, None));
+    assert!(futures::poll!(&mut waiting).is_pending());
+
+    let left = site.fabric.service.begin_stop().await;
+    assert_eq!((left.queued, left.leased), (2, 8));
+    let body =
+        json!({ "endpoint_id": site.endpoint, "tasks": [{ "function_id": function, "arguments": [1] }] });
+    let refused = site.ask("POST", "/v1/submit", Some(body)).await;
+    refused.is_refused(503, "SERVICE_UNAVAILABLE", &["stopping"]);
+    let ready = site.ask_as(None, "GET", "/readyz", None).await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body["reasons"][0].as_str().unwrap().contains("stopping"), "{}", ready.body);
+    assert_eq!(site.ask_as(None, "GET", "/healthz", None).await.status, 200);
+    let answered = waiting.await;
+    assert_eq!((answered.status.as_u16(), &answered.body["status"]), (200, &json!("dispatched")));
+    // What is read goes on to be answered.
+    assert_eq!(site.ask("GET", "/v1/tasks", None).await.body["tasks"].as_array().unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn outcomes_that_are_being_stored_when_the_service_stops_are_acknowledged() {
+    let memory: Arc<dyn TaskStore> = Arc::new(MemoryStore::new());
+    let store = Gated::new(Arc::clone(&memory));
+    let site = Site::with(ServiceConfig::default(), Arc::clone(&store) as _).await;
+    let function = site.native_function().await;
+    let mut bench = site.bench().await;
+    let (_, ids) = site.submit(&function, json!([1])).await;
+    let task = bench.next().await;
+    store.close();
+    let asked = store.waiting();
+    bench.finish(Outcome::returned(&task, "1"));
+    asked.await;
+    let transports = site.fabric.transports.clone();
+    let Site { people, fabric, endpoint, .. } = site;
+    let mut stopping = Box::pin(fabric.stop());
+    assert!(futures::poll!(&mut stopping).is_pending());
+    store.open();
+    stopping.await;
+
+    // The next service is sent nothing that it has already.
+    let fabric = Fabric::start_at(ServiceConfig::default(), memory, &people, transports).await;
+    let router = funcx_net::http::router(Arc::clone(&fabric.service));
+    let site = Site { people, fabric, router, endpoint };
+    let done = site.ask("GET", &format!("/v1/tasks/{}", ids[0]), None).await.body;
+    assert_eq!(done["outcome"], "returned");
+    let (_, ids) = site.submit(&function, json!([2])).await;
+    let task = bench.next().await;
+    bench.finish(Outcome::returned(&task, "2"));
+    site.ask("GET", &format!("/v1/tasks/{}?wait=30", ids[0]), None).await;
+    assert_eq!(metrics(&site).await["funcx_outcomes_late_total"], 0.0);
 }
