@@ -3,7 +3,7 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `token`, `function`, `run`, `task`, `endpoint`, `limits`, `bench`, `completions` | the sub-commands |
-//! | `timeline` | what happened to a task |
+//! | `timeline`, `cancel` | what happened to a task; stopping tasks |
 //! | `common` | what all of them take: where the service is, who asks, which form the answer has |
 //! | `words` | words of a command line as arguments of a function |
 //! | `source` | which function of a Python file is meant |
@@ -12,6 +12,7 @@
 //! | `hint` | what to do about an error |
 
 pub mod bench;
+pub mod cancel;
 pub mod common;
 pub mod completions;
 mod ending;

@@ -5,11 +5,11 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use funcx_core::model::{TaskGroupId, TaskId, limit};
-use funcx_net::client::{CancelAnswer, TaskView};
+use funcx_net::client::TaskView;
 
 use super::common::Common;
 use super::output::{age, fields, print_aside, short, table};
-use super::{ending, timeline};
+use super::{cancel, ending, timeline};
 use crate::exit::Exit;
 
 /// What to do with tasks.
@@ -36,7 +36,7 @@ pub enum Command {
         wait: bool,
     },
     /// Stop tasks, wherever they are
-    Cancel(Cancel),
+    Cancel(cancel::Options),
 }
 
 /// Which tasks to list.
@@ -53,17 +53,6 @@ pub struct List {
     pub after: Option<String>,
 }
 
-/// Which tasks to stop.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct Cancel {
-    /// Ids of the tasks
-    pub ids: Vec<TaskId>,
-    /// All of this task group
-    #[arg(long, value_name = "ID")]
-    pub group: Option<TaskGroupId>,
-}
-
 /// Does what the command line says.
 pub(super) async fn run(common: &Common, command: Command) -> Result<ExitCode> {
     match command {
@@ -75,7 +64,7 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<ExitCode> {
         }
         Command::Timeline { id } => timeline::show(common, id).await,
         Command::Result { id, wait } => result(common, id, wait).await,
-        Command::Cancel(options) => cancel(common, options).await,
+        Command::Cancel(options) => cancel::run(common, options).await,
     }
 }
 
@@ -110,19 +99,6 @@ async fn result(common: &Common, id: TaskId, wait: bool) -> Result<ExitCode> {
         }
     };
     ending::show(common.output(), &task, kind)
-}
-
-async fn cancel(common: &Common, Cancel { ids, group }: Cancel) -> Result<ExitCode> {
-    let client = common.client()?;
-    let answer = match group {
-        Some(group) => client.cancel_group(group).await?,
-        None => client.cancel(&ids).await?,
-    };
-    common.output().show(&answer, |CancelAnswer { cancelled, unknown }| {
-        let unknown = if *unknown == 0 { String::new() } else { format!(", {unknown} unknown") };
-        format!("{cancelled} cancelled{unknown}")
-    })?;
-    Ok(if answer.unknown == 0 { ExitCode::SUCCESS } else { Exit::Failure.into() })
 }
 
 fn row(task: &TaskView) -> [String; 5] {

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::api::{Api, Repeat};
 use super::builder::new_group;
 use super::call::{CallOptions, CallTarget};
+use super::dropped::{self, Dropped};
 use super::handle::session_ended;
 use super::lanes::Lanes;
 use super::session::Queued;
@@ -38,6 +39,8 @@ pub(super) struct Inner {
     pub(super) api: Arc<Api>,
     pub(super) group: TaskGroupId,
     pub(super) calls: mpsc::Sender<Queued>,
+    /// Handles whose tasks are to be stopped. There are no more of them than calls were made.
+    pub(super) dropped: mpsc::UnboundedSender<Dropped>,
     pub(super) room: Arc<Semaphore>,
     pub(super) queue_bytes: usize,
 }
@@ -209,7 +212,8 @@ impl Client {
         self.0.api.fetch("list tasks", "/v1/tasks", &query).await
     }
 
-    /// Stops tasks, wherever they are. Those that have ended, and those that are not there, are left out.
+    /// Stops tasks, wherever they are, in as few requests as they fit into. Says of each what was done: one that waited has
+    /// ended, one that is at its endpoint is being stopped there, and its outcome says whether that came in time.
     pub async fn cancel(&self, tasks: &[TaskId]) -> Result<CancelAnswer> {
         self.0.cancel(tasks).await
     }
@@ -223,8 +227,7 @@ impl Client {
 
 impl Inner {
     pub(super) async fn cancel(&self, tasks: &[TaskId]) -> Result<CancelAnswer> {
-        let body = CancelRequest { task_ids: Some(tasks.to_vec()), task_group_id: None };
-        self.api.post("cancel tasks", "/v1/cancel", &body, Repeat::Freely).await
+        dropped::cancel(&self.api, tasks.to_vec()).await
     }
 }
 

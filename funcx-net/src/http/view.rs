@@ -12,9 +12,10 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Result};
 use super::wire::{
-    EndpointView, FailureView, FunctionView, Resources, TaskView, TimelineView, TransitionView,
+    self, CancelAnswer, EndpointView, FailureView, FunctionView, Resources, TaskView, TimelineView,
+    TransitionView,
 };
-use crate::service::{EndpointFigures, TaskStatus, Timeline, Transition};
+use crate::service::{CancelEffect, CancelReport, EndpointFigures, TaskStatus, Timeline, Transition};
 
 /// Longest walltime that makes sense, in seconds: ten years.
 const MAX_TIME_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
@@ -157,6 +158,17 @@ pub(super) fn timeline(timeline: Timeline) -> TimelineView {
         trace_id: (trace != 0).then(|| format!("{trace:032x}")),
         transitions: transitions.collect(),
     }
+}
+
+pub(super) fn cancelled(report: CancelReport) -> CancelAnswer {
+    let CancelReport { cancelled, asked, finished, unknown, effects } = report;
+    let effects = effects.into_iter().map(|effect| match effect {
+        CancelEffect::Cancelled => wire::CancelEffect::Cancelled,
+        CancelEffect::Asked => wire::CancelEffect::Asked,
+        CancelEffect::Finished => wire::CancelEffect::Finished,
+        CancelEffect::Unknown => wire::CancelEffect::Unknown,
+    });
+    CancelAnswer { cancelled, asked, finished, unknown, effects: effects.collect() }
 }
 
 const fn status_word(status: TaskStatus) -> &'static str {

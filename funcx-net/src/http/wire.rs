@@ -344,12 +344,33 @@ pub struct CancelRequest {
 }
 
 /// What a cancel did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct CancelAnswer {
-    /// Tasks that had not ended and were asked to.
+    /// Tasks that waited: they have ended as cancelled, and will not run.
     pub cancelled: usize,
+    /// Tasks that were at their endpoints, which are told to stop them. Their outcomes say whether that came in time.
+    pub asked: usize,
+    /// Tasks that had ended before.
+    pub finished: usize,
     /// Tasks that are not there, or not the caller's.
     pub unknown: usize,
+    /// What became of each of the `task_ids`, in the same order; empty for a group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<CancelEffect>,
+}
+
+/// What a cancel did to a task; each is one of the counts of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CancelEffect {
+    /// It waited, and has ended.
+    Cancelled,
+    /// Its endpoint is told to stop it.
+    Asked,
+    /// It had ended before.
+    Finished,
+    /// It is not there, or not the caller's.
+    Unknown,
 }
 
 /// An endpoint to register.

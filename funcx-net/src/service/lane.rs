@@ -19,8 +19,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use funcx_core::contract::{EndpointRecord, PendingTask, TaskRecord, Write};
-use funcx_core::model::{EndpointId, Failure, Hop, IdMap, Outcome, OutcomeKind, Task, TaskId, limit};
-use funcx_core::state::LaneId;
+use funcx_core::model::{EndpointId, Failure, Hop, IdMap, Now, Outcome, OutcomeKind, Task, TaskId, limit};
+use funcx_core::state::{LaneId, Node, TaskState};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -219,8 +219,8 @@ impl Lane {
         }
     }
 
-    /// Ends the tasks among these that are not loaded, and asks the dispatcher to cancel the others. Returns how many
-    /// had not ended before. `tasks` are ids with their sequence numbers.
+    /// Ends the tasks among these that are not loaded, and asks the dispatcher to cancel the others. Returns what it did to
+    /// those that had not ended before. `tasks` are ids with their sequence numbers.
     ///
     /// # Errors
     /// Those of the store; then tasks that are not loaded have not ended.
@@ -229,18 +229,19 @@ impl Lane {
         service: &Arc<Service>,
         tasks: Vec<(TaskId, u64)>,
         reason: &Failure,
-    ) -> Result<usize> {
+    ) -> Result<Cancelled> {
         let _loader = self.loader.lock().await;
         let Parted { loaded, tail, arriving } = self.part(tasks);
-        let mut found = match loaded.is_empty() {
-            true => 0,
-            false => service.node.cancel(loaded).await?,
+        let mut done = match loaded.is_empty() {
+            true => Cancelled::default(),
+            false => service.node.with(move |node, now| Cancelled::in_node(node, loaded, now)).await?,
         };
         let cancelled = |task: &Task| Outcome::failed(task, OutcomeKind::Cancelled, reason);
         if !arriving.is_empty() {
             // Nobody else will hand these in any more, so their end must not be given up.
             Arc::clone(service).finish(arriving.iter().map(cancelled).collect()).await;
-            found += self.ended(arriving.len());
+            self.ended(arriving.len());
+            done.ended.extend(arriving.iter().map(|task| task.id));
         }
         let mut ended = Vec::new();
         for part in tail.chunks(READ_TASKS) {
@@ -250,20 +251,20 @@ impl Lane {
         }
         if !ended.is_empty() {
             let outcomes = ended.iter().map(|(task, _)| cancelled(task)).collect();
-            let count = ended.len();
+            let ids: Vec<_> = ended.iter().map(|(task, _)| task.id).collect();
             service
                 .finish_unloaded(outcomes, ended.into_iter().map(|(_, origin)| Some(origin)).collect())
                 .await?;
-            found += self.ended(count);
+            self.ended(ids.len());
+            done.ended.extend(ids);
         }
-        Ok(found)
+        Ok(done)
     }
 
     /// So many tasks have ended that were not in the dispatcher.
-    fn ended(&self, tasks: usize) -> usize {
+    fn ended(&self, tasks: usize) {
         let mut state = self.state.lock();
         state.unfinished = state.unfinished.saturating_sub(tasks as u64);
-        tasks
     }
 
     /// Ends every task of the endpoint and takes no more.
@@ -431,6 +432,31 @@ impl State {
             && !self.closed
             && self.window_tasks < config.window_tasks.div_ceil(2)
             && self.window_bytes < config.window_bytes.div_ceil(2)
+    }
+}
+
+/// What a cancel did to tasks that had not ended.
+#[derive(Debug, Default)]
+pub(super) struct Cancelled {
+    /// They have ended, and nothing of them runs.
+    pub(super) ended: Vec<TaskId>,
+    /// They are at the endpoint, which was asked to stop them.
+    pub(super) asked: Vec<TaskId>,
+}
+
+impl Cancelled {
+    /// Cancels tasks of the dispatcher.
+    fn in_node(node: &mut Node, tasks: Vec<TaskId>, now: Now) -> Self {
+        let mut done = Self::default();
+        for task in &tasks {
+            match node.state(*task) {
+                Some(TaskState::Queued) => done.ended.push(*task),
+                Some(TaskState::Leased { .. }) => done.asked.push(*task),
+                None => {}
+            }
+        }
+        node.cancel(tasks, now);
+        done
     }
 }
 

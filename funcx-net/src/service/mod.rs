@@ -71,7 +71,7 @@ pub use refusal::{Answer, Refusal};
 pub use repeat::{Delivery, RequestKey};
 pub use submit::{Accepted, Batch, SharedAnswer, Submit};
 pub(crate) use tasks::READ_TASKS;
-pub use tasks::{CancelReport, CancelTarget, TaskStatus, TaskView};
+pub use tasks::{CancelEffect, CancelReport, CancelTarget, TaskStatus, TaskView};
 pub use timeline::{Timeline, Transition};
 
 /// Functions that are kept at hand.

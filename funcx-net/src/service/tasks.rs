@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use funcx_core::contract::{Access, Action, Object, Principal, TaskCursor, TaskQuery, TaskRecord};
-use funcx_core::model::{EndpointId, Failure, TaskGroupId, TaskId, limit};
+use funcx_core::model::{EndpointId, Failure, IdMap, TaskGroupId, TaskId, limit};
 use funcx_core::state::TaskState;
 use funcx_core::{Error, ErrorKind};
 
@@ -48,13 +48,43 @@ pub enum CancelTarget {
     Group(TaskGroupId),
 }
 
+/// What a cancel did to a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelEffect {
+    /// It waited, and has ended as cancelled: it will not run.
+    Cancelled,
+    /// It was at its endpoint, which is told to stop it. Its outcome says whether that came in time.
+    Asked,
+    /// It had ended before.
+    Finished,
+    /// It is not there, or not the caller's.
+    Unknown,
+}
+
 /// What a cancel did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CancelReport {
-    /// Tasks that had not ended and were asked to.
+    /// Tasks that waited, and have ended.
     pub cancelled: usize,
+    /// Tasks whose endpoints are told to stop them.
+    pub asked: usize,
+    /// Tasks that had ended before.
+    pub finished: usize,
     /// Tasks that are not there, or not the caller's.
     pub unknown: usize,
+    /// What became of each task that was named, in the same order; nothing for groups, which may be very large.
+    pub effects: Vec<CancelEffect>,
+}
+
+impl CancelReport {
+    fn count(&mut self, effect: CancelEffect) {
+        *match effect {
+            CancelEffect::Cancelled => &mut self.cancelled,
+            CancelEffect::Asked => &mut self.asked,
+            CancelEffect::Finished => &mut self.finished,
+            CancelEffect::Unknown => &mut self.unknown,
+        } += 1;
+    }
 }
 
 impl Service {
@@ -201,7 +231,10 @@ impl Service {
             match target {
                 CancelTarget::Tasks(ids) => {
                     for page in ids.chunks(limit::MAX_PAGE_TASKS) {
-                        service.cancel_page(&principal, page, &mut report).await?;
+                        for effect in service.cancel_page(&principal, page).await? {
+                            report.count(effect);
+                            report.effects.push(effect);
+                        }
                     }
                 }
                 CancelTarget::Group(group) => {
@@ -210,7 +243,8 @@ impl Service {
                     loop {
                         let query = TaskQuery::Group(group);
                         let (ids, next) = service.store.task_ids(query, after, limit::MAX_PAGE_TASKS).await?;
-                        service.cancel_page(&principal, &ids, &mut report).await?;
+                        let effects = service.cancel_page(&principal, &ids).await?;
+                        effects.into_iter().for_each(|effect| report.count(effect));
                         after = next;
                         if after.is_none() {
                             break;
@@ -227,13 +261,15 @@ impl Service {
         self: &Arc<Self>,
         principal: &Principal,
         ids: &[TaskId],
-        report: &mut CancelReport,
-    ) -> Answer<()> {
+    ) -> Answer<Vec<CancelEffect>> {
+        // Whatever is not found on the way has ended meanwhile.
+        let mut effects: IdMap<TaskId, CancelEffect> =
+            ids.iter().map(|id| (*id, CancelEffect::Finished)).collect();
         let mut by_endpoint: HashMap<EndpointId, Vec<(TaskId, u64)>> = HashMap::new();
         for page in ids.chunks(READ_TASKS) {
-            for record in self.store.tasks(page).await? {
+            for (id, record) in page.iter().zip(self.store.tasks(page).await?) {
                 match record.filter(|record| self.check_task(principal, Action::Change, record).is_ok()) {
-                    None => report.unknown += 1,
+                    None => drop(effects.insert(*id, CancelEffect::Unknown)),
                     Some(record) if record.outcome.is_some() => {}
                     Some(record) => {
                         by_endpoint.entry(record.endpoint).or_default().push((record.id, record.sequence));
@@ -244,9 +280,11 @@ impl Service {
         let reason = Failure::new("Cancelled", "cancelled before it was given to an endpoint");
         for (endpoint, tasks) in by_endpoint {
             let lane = self.lane(endpoint).await?;
-            report.cancelled += lane.cancel(self, tasks, &reason).await?;
+            let done = lane.cancel(self, tasks, &reason).await?;
+            effects.extend(done.ended.into_iter().map(|id| (id, CancelEffect::Cancelled)));
+            effects.extend(done.asked.into_iter().map(|id| (id, CancelEffect::Asked)));
         }
-        Ok(())
+        Ok(ids.iter().map(|id| effects[id]).collect())
     }
 
     async fn record(&self, principal: &Principal, id: TaskId) -> Answer<TaskRecord> {

@@ -197,17 +197,43 @@ async fn tasks_are_cancelled_one_by_one_and_by_group() {
     let function = site.native_function().await;
     let (group, ids) = site.submit(&function, json!([1, 2, 3])).await;
     let cancel = async |body: Value| site.ask("POST", "/v1/cancel", Some(body)).await.body;
-    assert_eq!(cancel(json!({ "task_ids": [ids[0]] })).await, json!({ "cancelled": 1, "unknown": 0 }));
-    assert_eq!(cancel(json!({ "task_group_id": group })).await, json!({ "cancelled": 2, "unknown": 0 }));
+    let said = |counts: [u32; 4], effects: Value| {
+        let [cancelled, asked, finished, unknown] = counts;
+        json!({ "cancelled": cancelled, "asked": asked, "finished": finished, "unknown": unknown, "effects": effects })
+    };
+    let first = cancel(json!({ "task_ids": [ids[0]] })).await;
+    assert_eq!(first, said([1, 0, 0, 0], json!(["cancelled"])));
+    // A group may be very large, so only counts are told.
+    let group = cancel(json!({ "task_group_id": group })).await;
+    assert_eq!(group, json!({ "cancelled": 2, "asked": 0, "finished": 1, "unknown": 0 }));
     let task = site.ask("GET", &format!("/v1/tasks/{}", ids[2]), None).await.body;
     assert_eq!(task["outcome"], "cancelled");
 
     // One that runs is stopped where it runs.
     let mut bench = site.bench().await;
-    let (_, ids) = site.submit(&function, json!([4])).await;
+    let (_, running) = site.submit(&function, json!([4])).await;
     let task = bench.next().await;
-    assert_eq!(cancel(json!({ "task_ids": [ids[0]] })).await, json!({ "cancelled": 1, "unknown": 0 }));
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    let mixed = cancel(json!({ "task_ids": [nobody, running[0], ids[0]] })).await;
+    assert_eq!(mixed, said([0, 1, 1, 1], json!(["unknown", "asked", "finished"])));
     assert_eq!(bench.cancelled.recv().await, Some(task.attempt_id()));
+    let body = json!({ "task_ids": [running[0]] });
+    let bob = site.ask_as(Some(&site.people.bob.token), "POST", "/v1/cancel", Some(body)).await;
+    assert_eq!(bob.body, said([0, 0, 0, 1], json!(["unknown"])));
+}
+
+#[tokio::test]
+async fn ten_thousand_tasks_are_cancelled_by_one_request() {
+    let site = Site::new().await;
+    let function = site.native_function().await;
+    let arguments: Vec<u32> = (0..10_000).collect();
+    let (_, ids) = site.submit(&function, json!(arguments)).await;
+    let answer = site.ask("POST", "/v1/cancel", Some(json!({ "task_ids": ids }))).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["cancelled"]), (200, &json!(10_000)), "{}", answer.body);
+    let effects = answer.body["effects"].as_array().unwrap();
+    assert!(effects.len() == 10_000 && effects.iter().all(|effect| effect == "cancelled"));
+    let last = site.ask("GET", &format!("/v1/tasks/{}", ids[9_999]), None).await.body;
+    assert_eq!(last["outcome"], "cancelled");
 }
 
 #[tokio::test]

@@ -324,7 +324,7 @@ async fn what_belongs_to_others_is_forbidden() {
     let submitted = site.ask_as(bob, "POST", "/v1/submit", Some(body)).await;
     submitted.is_refused(403, "ENDPOINT_ACCESS_FORBIDDEN", &[]);
     let cancel = site.ask_as(bob, "POST", "/v1/cancel", Some(json!({ "task_ids": [task] }))).await;
-    assert_eq!(cancel.body, json!({ "cancelled": 0, "unknown": 1 }));
+    assert_eq!((&cancel.body["cancelled"], &cancel.body["unknown"]), (&json!(0), &json!(1)));
     // A public function on a shared endpoint that does not run it.
     let put = json!({ "endpoint_name": "x", "public": true, "allowed_functions": [] });
     assert_eq!(site.ask("PUT", &format!("/v3/endpoints/{endpoint}"), Some(put)).await.status, 200);

@@ -110,7 +110,7 @@ pub(super) async fn timeline(
     Ok(Json(view::timeline(app.service.timeline(&caller, id).await?)))
 }
 
-/// Cancel tasks.
+/// Cancel tasks: up to 100,000 in one request, or all of a group.
 #[utoipa::path(
     post, path = "/v1/cancel", tag = "tasks", request_body = CancelRequest,
     responses((status = 200, body = CancelAnswer), ApiError)
@@ -120,18 +120,22 @@ pub(super) async fn cancel(
     Caller(caller): Caller,
     Body(request): Body<CancelRequest>,
 ) -> Result<Json<CancelAnswer>> {
-    let target = match (request.task_ids, request.task_group_id) {
-        (Some(ids), None) if ids.len() <= limit::MAX_SUBMIT_TASKS => CancelTarget::Tasks(ids),
+    let report = app.service.cancel(&caller, target(request)?).await?;
+    Ok(Json(view::cancelled(report)))
+}
+
+/// The tasks that a request names.
+fn target(request: CancelRequest) -> Result<CancelTarget> {
+    match (request.task_ids, request.task_group_id) {
+        (Some(ids), None) if ids.len() <= limit::MAX_SUBMIT_TASKS => Ok(CancelTarget::Tasks(ids)),
         (Some(_), None) => {
             let message = format!(
                 "`task_ids` holds more than {} ids (limit MAX_SUBMIT_TASKS)",
                 limit::MAX_SUBMIT_TASKS
             );
-            return Err(ApiError::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "TOO_MANY_TASKS", message));
+            Err(ApiError::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "TOO_MANY_TASKS", message))
         }
-        (None, Some(group)) => CancelTarget::Group(group),
-        _ => return Err(ApiError::invalid("give either `task_ids` or `task_group_id`")),
-    };
-    let report = app.service.cancel(&caller, target).await?;
-    Ok(Json(CancelAnswer { cancelled: report.cancelled, unknown: report.unknown }))
+        (None, Some(group)) => Ok(CancelTarget::Group(group)),
+        _ => Err(ApiError::invalid("give either `task_ids` or `task_group_id`")),
+    }
 }
