@@ -3,7 +3,7 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `token`, `function`, `run`, `task`, `endpoint`, `limits`, `bench`, `completions` | the sub-commands |
-//! | `timeline`, `cancel` | what happened to a task; stopping tasks |
+//! | `timeline`, `cancel`, `purge` | what happened to a task; stopping and forgetting tasks |
 //! | `common` | what all of them take: where the service is, who asks, which form the answer has |
 //! | `words` | words of a command line as arguments of a function |
 //! | `source` | which function of a Python file is meant |
@@ -21,6 +21,7 @@ pub mod function;
 mod hint;
 pub mod limits;
 mod output;
+pub mod purge;
 pub mod run;
 mod source;
 pub mod task;

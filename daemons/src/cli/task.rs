@@ -9,7 +9,7 @@ use funcx_net::client::TaskView;
 
 use super::common::Common;
 use super::output::{age, fields, print_aside, short, table};
-use super::{cancel, ending, timeline};
+use super::{cancel, ending, purge, timeline};
 use crate::exit::Exit;
 
 /// What to do with tasks.
@@ -37,6 +37,8 @@ pub enum Command {
     },
     /// Stop tasks, wherever they are
     Cancel(cancel::Options),
+    /// Forget tasks that have ended, with their arguments and results
+    Purge(purge::Options),
 }
 
 /// Which tasks to list.
@@ -65,6 +67,7 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<ExitCode> {
         Command::Timeline { id } => timeline::show(common, id).await,
         Command::Result { id, wait } => result(common, id, wait).await,
         Command::Cancel(options) => cancel::run(common, options).await,
+        Command::Purge(options) => purge::run(common, options).await,
     }
 }
 

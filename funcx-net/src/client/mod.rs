@@ -63,5 +63,5 @@ pub use token::Token;
 
 pub use crate::http::wire::{
     CancelAnswer, CancelEffect, EndpointView, FailureView, FunctionPage, FunctionRegistered,
-    FunctionRegistration, FunctionView, TaskPage, TaskView, TimelineView, TransitionView,
+    FunctionRegistration, FunctionView, PurgeAnswer, TaskPage, TaskView, TimelineView, TransitionView,
 };

@@ -16,7 +16,7 @@ use super::session::Queued;
 use super::submission::{CALL_BYTES, Submitted, submit};
 use super::{
     Arguments, Call, CallService, CancelAnswer, ClientBuilder, EndpointView, FunctionPage,
-    FunctionRegistered, FunctionRegistration, FunctionView, Outcomes, TaskHandle, TaskPage, TaskView,
+    FunctionRegistered, FunctionRegistration, FunctionView, Outcomes, PurgeAnswer, TaskHandle, TaskPage, TaskView,
     TimelineView,
 };
 use crate::http::wire::{CancelRequest, EndpointList};
@@ -222,6 +222,29 @@ impl Client {
     pub async fn cancel_group(&self, group: TaskGroupId) -> Result<CancelAnswer> {
         let body = CancelRequest { task_ids: None, task_group_id: Some(group) };
         self.0.api.post("cancel task group", "/v1/cancel", &body, Repeat::Freely).await
+    }
+}
+
+/// Forgetting tasks.
+impl Client {
+    /// Forgets tasks that have ended, with their arguments and results. Those that have not ended stay.
+    pub async fn purge(&self, tasks: &[TaskId]) -> Result<PurgeAnswer> {
+        let mut all = PurgeAnswer::default();
+        for part in tasks.chunks(limit::MAX_SUBMIT_TASKS) {
+            let body = CancelRequest { task_ids: Some(part.to_vec()), task_group_id: None };
+            let answer: PurgeAnswer =
+                self.0.api.post("purge tasks", "/v1/purge", &body, Repeat::Freely).await?;
+            all.purged += answer.purged;
+            all.unfinished += answer.unfinished;
+            all.unknown += answer.unknown;
+        }
+        Ok(all)
+    }
+
+    /// Forgets every task of a group that has ended.
+    pub async fn purge_group(&self, group: TaskGroupId) -> Result<PurgeAnswer> {
+        let body = CancelRequest { task_ids: None, task_group_id: Some(group) };
+        self.0.api.post("purge task group", "/v1/purge", &body, Repeat::Freely).await
     }
 }
 

@@ -329,7 +329,7 @@ pub struct TaskPage {
     pub next: Option<String>,
 }
 
-/// Tasks to cancel: one of the two fields.
+/// Tasks to cancel or to purge: one of the two fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelRequest {
@@ -371,6 +371,17 @@ pub enum CancelEffect {
     Finished,
     /// It is not there, or not the caller's.
     Unknown,
+}
+
+/// What a purge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PurgeAnswer {
+    /// Tasks that had ended, and are forgotten with their arguments, results and events.
+    pub purged: usize,
+    /// Tasks that have not ended, and stay.
+    pub unfinished: usize,
+    /// Tasks that are not there, or not the caller's.
+    pub unknown: usize,
 }
 
 /// An endpoint to register.

@@ -288,6 +288,7 @@ async fn the_description_names_every_route_and_the_error_body() {
         ("/v1/tasks/{id}", vec!["get"]),
         ("/v1/tasks/{id}/timeline", vec!["get"]),
         ("/v1/cancel", vec!["post"]),
+        ("/v1/purge", vec!["post"]),
         ("/v1/task_groups/{id}/events", vec!["get"]),
         ("/v1/endpoints", vec!["get", "post"]),
         ("/v1/endpoints/{id}", vec!["delete", "get"]),

@@ -153,6 +153,7 @@ async fn requests_that_make_no_sense_are_told_why() {
         ("/v1/submit", own(&python, json!([{ "args": 1 }])), vec!["args"]),
         ("/v1/submit", own(&python, json!([{ "arg": [] }])), vec!["arg"]),
         ("/v1/cancel", json!({}), vec!["task_ids", "task_group_id"]),
+        ("/v1/purge", json!({}), vec!["task_ids", "task_group_id"]),
         ("/v1/cancel", json!({ "task_ids": [], "task_group_id": NOBODY }), vec!["either"]),
         ("/v1/functions", json!({ "name": "f", "kind": "python", "code": "x" }), vec!["needs `entry`"]),
         ("/v1/functions", json!({ "name": "f", "kind": "shell" }), vec!["needs `code`"]),

@@ -20,6 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(tasks::find))
         .routes(routes!(tasks::timeline))
         .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::purge))
         .routes(routes!(events::follow))
         .routes(routes!(endpoints::register, endpoints::list))
         .routes(routes!(endpoints::find, endpoints::delete))

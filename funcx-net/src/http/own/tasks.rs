@@ -14,8 +14,8 @@ use utoipa::IntoParams;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, Params, PathId};
 use crate::http::view;
-use crate::http::wire::{CancelAnswer, CancelRequest, TaskPage, TaskView, TimelineView};
-use crate::service::CancelTarget;
+use crate::http::wire::{CancelAnswer, CancelRequest, PurgeAnswer, TaskPage, TaskView, TimelineView};
+use crate::service::{CancelTarget, PurgeReport};
 
 /// Longest time that an answer is held back.
 const MAX_WAIT_SECONDS: f64 = 30.0;
@@ -122,6 +122,22 @@ pub(super) async fn cancel(
 ) -> Result<Json<CancelAnswer>> {
     let report = app.service.cancel(&caller, target(request)?).await?;
     Ok(Json(view::cancelled(report)))
+}
+
+/// Forget tasks that have ended, with their arguments and results: up to 100,000 in one request, or all of a group. Those that
+/// have not ended stay; cancel them first.
+#[utoipa::path(
+    post, path = "/v1/purge", tag = "tasks", request_body = CancelRequest,
+    responses((status = 200, body = PurgeAnswer), ApiError)
+)]
+pub(super) async fn purge(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Body(request): Body<CancelRequest>,
+) -> Result<Json<PurgeAnswer>> {
+    let PurgeReport { purged, unfinished, unknown } =
+        app.service.purge(&caller, target(request)?).await?;
+    Ok(Json(PurgeAnswer { purged, unfinished, unknown }))
 }
 
 /// The tasks that a request names.
