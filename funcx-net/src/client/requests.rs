@@ -16,8 +16,8 @@ use super::session::Queued;
 use super::submission::{CALL_BYTES, Submitted, submit};
 use super::{
     Arguments, Call, CallService, CancelAnswer, ClientBuilder, EndpointView, FunctionPage,
-    FunctionRegistered, FunctionRegistration, FunctionView, Outcomes, PurgeAnswer, TaskHandle, TaskPage, TaskView,
-    TimelineView,
+    FunctionRegistered, FunctionRegistration, FunctionView, Outcomes, PurgeAnswer, TaskHandle, TaskPage,
+    TaskView, TimelineView,
 };
 use crate::http::wire::{CancelRequest, EndpointList};
 

@@ -10,7 +10,7 @@ use funcx_core::contract::{Principal, TaskRecord};
 use funcx_core::model::{EndpointId, Hop, HopStamps, TaskEvent, TaskEventKind, TaskId, Timestamp};
 use funcx_core::state::TaskState;
 
-use super::{Answer, Service, TaskStatus, TaskView};
+use super::{Answer, Service, TaskView};
 
 /// A task and everything that is known to have happened to it.
 #[derive(Debug, Clone)]
@@ -159,9 +159,8 @@ fn of_event(event: TaskEvent) -> Transition {
 
 /// What the worker says about itself, as the name of an actor.
 fn worker_in_words(worker: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
+    #[derive(Default, serde::Deserialize)]
     #[serde(default)]
-    #[derive(Default)]
     struct Details {
         hostname: String,
         os: String,
@@ -171,13 +170,6 @@ fn worker_in_words(worker: &[u8]) -> Option<String> {
     let python = if python_version.is_empty() { python_version } else { format!("Python {python_version}") };
     let parts: Vec<_> = [hostname, os, python].into_iter().filter(|part| !part.is_empty()).collect();
     (!parts.is_empty()).then(|| format!("worker ({})", parts.join(", ")))
-}
-
-impl Timeline {
-    /// Where the task is.
-    pub fn status(&self) -> TaskStatus {
-        self.task.status
-    }
 }
 
 #[cfg(test)]

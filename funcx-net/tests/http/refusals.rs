@@ -349,9 +349,22 @@ async fn a_busy_service_says_when_to_come_back() {
     let away = site.ask("POST", "/v1/submit", Some(body.clone())).await;
     away.is_refused(503, "SERVICE_UNAVAILABLE", &["told to fail"]);
     assert_eq!(site.ask("POST", "/v1/submit", Some(body.clone())).await.status, 200);
-    let full = site.ask("POST", "/v1/submit", Some(body)).await;
-    full.is_refused(429, "LIMIT_EXCEEDED", &["endpoint_tasks"]);
-    assert_eq!(full.headers["retry-after"], "1");
+    // The routes of the SDK say the same.
+    let globus = site.globus_function().await;
+    let sdk = format!("/v3/endpoints/{}/submit", site.endpoint);
+    let calls = json!({ "tasks": { &globus: [NO_ARGUMENTS] } });
+    for (target, body) in [("/v1/submit", body), (&sdk, calls)] {
+        let full = site.ask("POST", target, Some(body.clone())).await;
+        full.is_refused(429, "LIMIT_EXCEEDED", &["endpoint_tasks"]);
+        assert_eq!(full.headers["retry-after"], "1");
+        // Nothing was accepted of what was refused.
+        let listed = site.ask("GET", "/v1/tasks", None).await.body;
+        assert_eq!(listed["tasks"].as_array().unwrap().len(), 2);
+    }
+    store.failures.store(u32::MAX, Ordering::SeqCst);
+    let broken = json!({ "name": "f", "kind": "native", "entry": "f" });
+    let broken = site.ask("POST", "/v1/functions", Some(broken)).await;
+    broken.is_refused(503, "SERVICE_UNAVAILABLE", &["told to fail"]);
 }
 
 #[tokio::test]

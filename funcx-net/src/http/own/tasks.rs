@@ -135,8 +135,7 @@ pub(super) async fn purge(
     Caller(caller): Caller,
     Body(request): Body<CancelRequest>,
 ) -> Result<Json<PurgeAnswer>> {
-    let PurgeReport { purged, unfinished, unknown } =
-        app.service.purge(&caller, target(request)?).await?;
+    let PurgeReport { purged, unfinished, unknown } = app.service.purge(&caller, target(request)?).await?;
     Ok(Json(PurgeAnswer { purged, unfinished, unknown }))
 }
 
