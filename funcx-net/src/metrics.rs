@@ -4,7 +4,8 @@
 //! to be counted as it happens (requests, commits) is counted by those who do it.
 
 use funcx_core::contract::PlacementPolicy;
-use funcx_core::state::{Counters, LaneId, Node};
+use funcx_core::model::OutcomeKind;
+use funcx_core::state::{Counters, LaneId, LinkCounters, Node};
 use funcx_core::{Error, ErrorKind, Result};
 use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -37,7 +38,7 @@ pub struct QueueFigures {
 /// use funcx_net::metrics::NodeFigures;
 /// # let mut node: Node<IdleFirst> = Node::new(NodeConfig {
 /// #     uplink: None, link: LinkPolicy::default(), limits: DispatcherLimits::default(), lease_grace: None,
-/// #     queue_tasks: 0, sent: Hop::ServiceSent, returned: None, software: String::new(),
+/// #     journal: false, queue_tasks: 0, sent: Hop::ServiceSent, returned: None, software: String::new(),
 /// # });
 /// let lane = node.open_lane();
 /// let text = NodeFigures::read(&node, [("laptop".to_owned(), lane)]).to_text()?;
@@ -48,6 +49,8 @@ pub struct QueueFigures {
 pub struct NodeFigures {
     /// What happened since the node was made.
     pub counters: Counters,
+    /// What happened to its links.
+    pub links: LinkCounters,
     /// Its queues.
     pub queues: Vec<QueueFigures>,
     /// Nodes below that are connected.
@@ -64,7 +67,7 @@ impl NodeFigures {
         node: &Node<P>,
         lanes: impl IntoIterator<Item = (String, LaneId)>,
     ) -> Self {
-        let mut figures = Self { counters: node.counters(), ..Self::default() };
+        let mut figures = Self { counters: node.counters(), links: node.link_counters(), ..Self::default() };
         figures.queues.extend(lanes.into_iter().map(|(name, lane)| {
             let load = node.load(lane);
             QueueFigures {
@@ -97,14 +100,39 @@ impl NodeFigures {
     }
 
     pub(crate) fn add_to(&self, exposition: &mut Exposition) -> Result<()> {
-        let Counters { dispatched, delivered, handed_back, retried, late, .. } = self.counters;
+        self.add_tasks(exposition)?;
+        self.add_links(exposition)?;
+        let queues = folded(&self.queues);
+        exposition.gauges(
+            ("funcx_queue_tasks", "Tasks of a queue that wait (queued) or were given out (leased)."),
+            ["endpoint", "state"],
+            queues.iter().flat_map(|queue| {
+                [([queue.name.as_str(), "queued"], queue.queued), ([&queue.name, "leased"], queue.leased)]
+            }),
+        )?;
+        exposition.gauges(
+            ("funcx_queue_bytes", "Bytes of the arguments of a queue's tasks that are in memory."),
+            ["endpoint"],
+            queues.iter().map(|queue| ([queue.name.as_str()], queue.bytes)),
+        )
+    }
+
+    fn add_tasks(&self, exposition: &mut Exposition) -> Result<()> {
+        let Counters { dispatched, handed_back, retried, leases_lost, cancels, timed_out, late, .. } =
+            self.counters;
         for (name, help, value) in [
             ("funcx_attempts_dispatched_total", "Attempts at tasks that were given to a peer.", dispatched),
             ("funcx_attempts_retried_total", "Attempts made again because infrastructure was lost.", retried),
             (
-                "funcx_outcomes_delivered_total",
-                "Outcomes of tasks that this node has settled, one per task.",
-                delivered,
+                "funcx_leases_lost_total",
+                "Attempts whose peer died or was given up, whether they were made again or not.",
+                leases_lost,
+            ),
+            ("funcx_cancels_sent_total", "Attempts that peers were asked to stop.", cancels),
+            (
+                "funcx_tasks_expired_total",
+                "Tasks in memory that ended here because their time to live or their deadline was over.",
+                timed_out,
             ),
             (
                 "funcx_outcomes_late_total",
@@ -119,6 +147,28 @@ impl NodeFigures {
         ] {
             exposition.counter(name, help, value)?;
         }
+        exposition.counters(
+            ("funcx_outcomes_delivered_total", "Outcomes of tasks that this node has settled, one per task."),
+            ["kind"],
+            OutcomeKind::ALL.iter().zip(self.counters.ended).map(|(kind, count)| ([kind.as_str()], count)),
+        )
+    }
+
+    fn add_links(&self, exposition: &mut Exposition) -> Result<()> {
+        let LinkCounters { opened, resumed, refused, lost, opened_above } = self.links;
+        for (name, help, value) in [
+            ("funcx_link_sessions_total", "Sessions opened with nodes below, one per connection.", opened),
+            ("funcx_link_reconnects_total", "Of these, those that went on with an earlier session.", resumed),
+            ("funcx_links_refused_total", "Nodes below that were refused.", refused),
+            ("funcx_peers_lost_total", "Nodes below that died or were given up.", lost),
+            (
+                "funcx_uplink_sessions_total",
+                "Sessions opened with the node above, one per connection.",
+                opened_above,
+            ),
+        ] {
+            exposition.counter(name, help, value)?;
+        }
         exposition.gauges(
             ("funcx_peers", "Nodes below: connected, or away with leases that they may come back to."),
             ["state"],
@@ -128,19 +178,6 @@ impl NodeFigures {
             "funcx_worker_slots",
             "Worker slots of the nodes below that are connected.",
             self.slots,
-        )?;
-        let queues = folded(&self.queues);
-        exposition.gauges(
-            ("funcx_queue_tasks", "Tasks of a queue that wait (queued) or were given out (leased)."),
-            ["endpoint", "state"],
-            queues.iter().flat_map(|queue| {
-                [([queue.name.as_str(), "queued"], queue.queued), ([&queue.name, "leased"], queue.leased)]
-            }),
-        )?;
-        exposition.gauges(
-            ("funcx_queue_bytes", "Bytes of the arguments of a queue's tasks that are in memory."),
-            ["endpoint"],
-            queues.iter().map(|queue| ([queue.name.as_str()], queue.bytes)),
         )
     }
 }
@@ -177,9 +214,20 @@ impl Exposition {
     }
 
     pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<()> {
-        let counter = IntCounterVec::new(Opts::new(name, help), &[]).map_err(failed)?;
-        counter.get_metric_with_label_values::<&str>(&[]).map_err(failed)?.inc_by(value);
-        self.add(counter)
+        self.counters((name, help), [], [([], value)])
+    }
+
+    pub(crate) fn counters<'a, const N: usize>(
+        &mut self,
+        (name, help): (&str, &str),
+        labels: [&str; N],
+        rows: impl IntoIterator<Item = ([&'a str; N], u64)>,
+    ) -> Result<()> {
+        let counters = IntCounterVec::new(Opts::new(name, help), &labels).map_err(failed)?;
+        for (values, value) in rows {
+            counters.get_metric_with_label_values(&values).map_err(failed)?.inc_by(value);
+        }
+        self.add(counters)
     }
 
     pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<()> {

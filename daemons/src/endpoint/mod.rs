@@ -21,9 +21,9 @@ use std::{
 use anyhow::{Context, Result};
 use funcx_core::contract::{Address, IdleFirst, Launcher};
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{EndpointId, FunctionKind, Hop, Outcome, limit};
+use funcx_core::model::{EndpointId, FunctionKind, Hop, Outcome, Tick, limit};
 use funcx_core::state::{
-    BlockPolicy, DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
+    BlockPolicy, DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
 };
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
@@ -204,6 +204,10 @@ impl NodeHost for Host {
         ready(()).boxed()
     }
 
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
     fn notice(&self, notice: NodeNotice) {
         // An endpoint that is being stopped listens no more.
         let _ = self.notices.send(notice);
@@ -211,11 +215,15 @@ impl NodeHost for Host {
 }
 
 fn node_config(config: &EndpointConfig, identity: EndpointIdentity) -> Result<NodeConfig> {
+    let process = u64::from_ne_bytes(blocks::random()?);
     Ok(NodeConfig {
         uplink: Some(UplinkIdentity {
             role: Role::Endpoint,
             node: identity.id.uuid(),
-            epoch: u64::from_ne_bytes(blocks::random()?),
+            epoch: process,
+            life: 0,
+            process,
+            ends_at: Tick::NEVER,
             credential: identity.token.reveal().to_owned(),
             name: identity.name,
             software: SOFTWARE.to_owned(),
@@ -227,6 +235,7 @@ fn node_config(config: &EndpointConfig, identity: EndpointIdentity) -> Result<No
         },
         limits: DispatcherLimits::default(),
         lease_grace: Some(config.lease_grace),
+        journal: false,
         queue_tasks: config.queue_tasks,
         sent: Hop::EndpointSent,
         returned: Some(Hop::EndpointReturned),

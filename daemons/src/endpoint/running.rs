@@ -112,7 +112,7 @@ impl Running {
                         break Err(failed);
                     }
                 }
-                Event::Noticed(NodeNotice::Drained) => {}
+                Event::Noticed(NodeNotice::Drained | NodeNotice::Events(_)) => {}
                 Event::Accepted(Ok(connection)) => self.node.accept(connection),
                 Event::Accepted(Err(error)) => {
                     tracing::warn!(%error, "cannot accept a connection");

@@ -230,6 +230,9 @@ impl Fabric {
                 role: if above == 0 { Role::Endpoint } else { Role::Manager },
                 node: Uuid::from_u128(place as u128),
                 epoch: self.lives,
+                life: 0,
+                process: self.lives,
+                ends_at: Tick::NEVER,
                 credential: String::new(),
                 name: format!("p{place}"),
                 software: "simulated".to_owned(),
@@ -237,6 +240,7 @@ impl Fabric {
             link: LinkPolicy::default(),
             limits: DispatcherLimits::default(),
             lease_grace: (place != 0).then_some(Duration::from_secs(10)),
+            journal: false,
             queue_tasks,
             sent,
             returned,
@@ -595,7 +599,12 @@ impl Fabric {
                 }
                 NodeOutput::PeerUp(info) => self.note(format_args!("p{place} has {}", info.name)),
                 NodeOutput::PeerDown(info) => self.note(format_args!("p{place} misses {}", info.name)),
-                NodeOutput::PeerLost(_) | NodeOutput::OpenedAbove | NodeOutput::Drained => {}
+                NodeOutput::PeerLost(_)
+                | NodeOutput::OpenedAbove
+                | NodeOutput::Drained
+                | NodeOutput::DrainExecutor(_)
+                | NodeOutput::Record(..)
+                | NodeOutput::Events(_) => {}
             }
         }
         if let Some((deadline, _)) = self.processes[place].node.poll_timeout() {

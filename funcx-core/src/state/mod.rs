@@ -17,12 +17,13 @@ mod block_scaling;
 mod dispatcher;
 mod downlink;
 pub mod invariant;
-mod list;
+mod ledger;
 mod node;
 mod uplink;
 
 pub use block_scaling::{BlockEvent, BlockOutput, BlockPolicy, BlockScaling};
 pub use dispatcher::{Counters, Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, LaneLoad, TaskState};
 pub use downlink::{Downlink, DownlinkEvent, LinkPolicy};
-pub use node::{DeliveryId, LinkId, Node, NodeConfig, NodeOutput, PeerInfo};
+pub use ledger::{JournalEntry, Recovered};
+pub use node::{DeliveryId, LinkCounters, LinkId, Node, NodeConfig, NodeOutput, PeerInfo, RecordId};
 pub use uplink::{Uplink, UplinkEvent, UplinkIdentity};

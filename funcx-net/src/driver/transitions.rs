@@ -6,7 +6,7 @@
 
 use funcx_core::contract::ExecutorEvent;
 use funcx_core::message::Message;
-use funcx_core::model::{AttemptId, Outcome, Task};
+use funcx_core::model::{AttemptId, Outcome, Task, TaskEvent, TaskEventKind};
 use tracing::Level;
 
 const TARGET: &str = "funcx_net::task";
@@ -59,7 +59,10 @@ pub(super) fn up(message: &Message) {
             }
         }
         Message::TaskEvents(events) if is_on() => {
-            events.iter().for_each(|event| log("started below", event.attempt.into()));
+            let events = events.iter().cloned().map(TaskEvent::from);
+            for event in events.filter(|event| event.kind == TaskEventKind::Started) {
+                log("started below", event.attempt);
+            }
         }
         Message::GaveBack(attempts) if is_on() => {
             attempts.iter().for_each(|attempt| log("given back from below", (*attempt).into()));
@@ -74,6 +77,15 @@ pub(super) fn run(tasks: &[Task]) {
         for task in tasks {
             log_traced("given to the executor", task.attempt_id(), task.spec.trace.trace_id);
         }
+    }
+}
+
+/// Attempts that were lost here or below, which everybody may want to know. That others have begun is logged where it is
+/// heard.
+pub(super) fn lost(events: &[TaskEvent]) {
+    let is_lost = |event: &&TaskEvent| matches!(event.kind, TaskEventKind::Lost | TaskEventKind::LeaseLost);
+    for TaskEvent { attempt, kind, actor, detail, .. } in events.iter().filter(is_lost) {
+        tracing::info!(task = %attempt.task, attempt = attempt.number, actor, detail, "{}", kind.as_str());
     }
 }
 

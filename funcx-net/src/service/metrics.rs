@@ -1,17 +1,15 @@
 //! What the service counts, and its figures for Prometheus.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use funcx_core::Result;
 use funcx_core::contract::{
-    EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, TaskCursor, TaskQuery, TaskRecord, TaskStore,
-    Write,
+    Backlog, Due, EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, QueueKey, TaskCursor,
+    TaskQuery, TaskRecord, TaskStore, Write,
 };
-use funcx_core::model::{EndpointId, FunctionId, IdentityId, OutcomeKind, TaskId};
+use funcx_core::model::{EndpointId, FunctionId, IdentityId, OutcomeKind, TaskEvent, TaskId, Timestamp};
 use futures::future::{BoxFuture, FutureExt};
-use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
-use uuid::Uuid;
 
 use super::{Answer, Service};
 use crate::metrics::{Exposition, NodeFigures, failed};
@@ -25,13 +23,8 @@ pub(crate) const LATENCY_BUCKETS: [f64; 14] =
 pub(super) struct ServiceMetrics {
     accepted: IntCounter,
     finished: IntCounterVec,
-    sessions: IntCounter,
-    reconnects: IntCounter,
-    peers_lost: IntCounter,
     commits: Histogram,
     commits_failed: IntCounter,
-    /// Endpoints that have been connected before. There are no more of them than are registered.
-    seen: Mutex<HashSet<Uuid>>,
 }
 
 impl ServiceMetrics {
@@ -46,21 +39,11 @@ impl ServiceMetrics {
         let metrics = Self {
             accepted: counter("funcx_tasks_accepted_total", "Tasks that were accepted and are durable.")?,
             finished: IntCounterVec::new(finished, &["kind"]).map_err(failed)?,
-            sessions: counter("funcx_link_sessions_total", "Sessions that endpoints have opened.")?,
-            reconnects: counter(
-                "funcx_link_reconnects_total",
-                "Of these, sessions of endpoints that had been connected before.",
-            )?,
-            peers_lost: counter(
-                "funcx_peers_lost_total",
-                "Endpoints that were given up, so that their leases were lost.",
-            )?,
             commits: Histogram::with_opts(commits.buckets(LATENCY_BUCKETS.to_vec())).map_err(failed)?,
             commits_failed: counter("funcx_store_commits_failed_total", "Commits that the store refused.")?,
-            seen: Mutex::default(),
         };
         // A rate over a counter that appears with its first task misses that task.
-        for kind in KINDS {
+        for kind in OutcomeKind::ALL {
             metrics.finished.with_label_values(&[kind.as_str()]).inc_by(0);
         }
         Ok(metrics)
@@ -71,23 +54,12 @@ impl ServiceMetrics {
     }
 
     pub(super) fn finished(&self, records: &[OutcomeRecord]) {
-        for kind in KINDS {
+        for kind in OutcomeKind::ALL {
             let count = records.iter().filter(|record| record.outcome.kind == kind).count();
             if count > 0 {
                 self.finished.with_label_values(&[kind.as_str()]).inc_by(count as u64);
             }
         }
-    }
-
-    pub(super) fn connected(&self, endpoint: Uuid) {
-        self.sessions.inc();
-        if !self.seen.lock().insert(endpoint) {
-            self.reconnects.inc();
-        }
-    }
-
-    pub(super) fn peer_lost(&self) {
-        self.peers_lost.inc();
     }
 
     fn committed(&self, began: Instant, done: &Result<()>) {
@@ -98,23 +70,12 @@ impl ServiceMetrics {
     }
 
     fn add_to(&self, exposition: &mut Exposition) -> Result<()> {
-        for counter in
-            [&self.accepted, &self.sessions, &self.reconnects, &self.peers_lost, &self.commits_failed]
-        {
-            exposition.add(counter.clone())?;
-        }
+        exposition.add(self.accepted.clone())?;
+        exposition.add(self.commits_failed.clone())?;
         exposition.add(self.finished.clone())?;
         exposition.add(self.commits.clone())
     }
 }
-
-const KINDS: [OutcomeKind; 5] = [
-    OutcomeKind::Returned,
-    OutcomeKind::Raised,
-    OutcomeKind::TimedOut,
-    OutcomeKind::Cancelled,
-    OutcomeKind::Lost,
-];
 
 impl Service {
     /// The figures of the service as text for Prometheus. Queues have the ids of their endpoints as labels, and are there
@@ -206,17 +167,39 @@ impl TaskStore for Metered {
         self.store.task_ids(query, after, limit)
     }
 
+    fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {
+        self.store.task_events(task)
+    }
+
     fn pending(
         &self,
         endpoint: EndpointId,
+        queue: QueueKey,
         after: u64,
         limit: usize,
         max_bytes: usize,
     ) -> BoxFuture<'_, Result<Vec<PendingTask>>> {
-        self.store.pending(endpoint, after, limit, max_bytes)
+        self.store.pending(endpoint, queue, after, limit, max_bytes)
     }
 
-    fn pending_count(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<u64>> {
-        self.store.pending_count(endpoint)
+    fn queues(
+        &self,
+        endpoint: EndpointId,
+        after: Option<QueueKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(QueueKey, Backlog)>>> {
+        self.store.queues(endpoint, after, limit)
+    }
+
+    fn backlog(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<Backlog>> {
+        self.store.backlog(endpoint)
+    }
+
+    fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> BoxFuture<'_, Result<Vec<Due>>> {
+        self.store.due(after, limit)
+    }
+
+    fn oldest_ended(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+        self.store.oldest_ended()
     }
 }

@@ -1,15 +1,14 @@
-//! What became of tasks; cancelling them.
+//! What became of tasks.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use funcx_core::contract::{Access, Action, Object, Principal, TaskCursor, TaskQuery, TaskRecord};
-use funcx_core::model::{EndpointId, Failure, IdMap, TaskGroupId, TaskId, limit};
+use funcx_core::model::{EndpointId, TaskEvent, TaskGroupId, TaskId, limit};
 use funcx_core::state::TaskState;
 use funcx_core::{Error, ErrorKind};
 
 use super::groups::foreign_group;
-use super::unstoppable::Unstoppable;
 use super::{Answer, Refusal, Service};
 
 /// Tasks read from the store at a time: each may have large arguments and a large result.
@@ -37,54 +36,6 @@ pub struct TaskView {
     pub record: Arc<TaskRecord>,
     /// Where it is.
     pub status: TaskStatus,
-}
-
-/// Which tasks to cancel.
-#[derive(Debug, Clone)]
-pub enum CancelTarget {
-    /// These.
-    Tasks(Vec<TaskId>),
-    /// All of a group.
-    Group(TaskGroupId),
-}
-
-/// What a cancel did to a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CancelEffect {
-    /// It waited, and has ended as cancelled: it will not run.
-    Cancelled,
-    /// It was at its endpoint, which is told to stop it. Its outcome says whether that came in time.
-    Asked,
-    /// It had ended before.
-    Finished,
-    /// It is not there, or not the caller's.
-    Unknown,
-}
-
-/// What a cancel did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CancelReport {
-    /// Tasks that waited, and have ended.
-    pub cancelled: usize,
-    /// Tasks whose endpoints are told to stop them.
-    pub asked: usize,
-    /// Tasks that had ended before.
-    pub finished: usize,
-    /// Tasks that are not there, or not the caller's.
-    pub unknown: usize,
-    /// What became of each task that was named, in the same order; nothing for groups, which may be very large.
-    pub effects: Vec<CancelEffect>,
-}
-
-impl CancelReport {
-    fn count(&mut self, effect: CancelEffect) {
-        *match effect {
-            CancelEffect::Cancelled => &mut self.cancelled,
-            CancelEffect::Asked => &mut self.asked,
-            CancelEffect::Finished => &mut self.finished,
-            CancelEffect::Unknown => &mut self.unknown,
-        } += 1;
-    }
 }
 
 impl Service {
@@ -154,6 +105,15 @@ impl Service {
         Ok(TaskView { record: Arc::new(record), status })
     }
 
+    /// What is known to have happened to a task before its outcome.
+    ///
+    /// # Errors
+    /// As for [`Service::task`].
+    pub async fn task_events(&self, principal: &Principal, id: TaskId) -> Answer<Vec<TaskEvent>> {
+        self.record(principal, id).await?;
+        Ok(self.store.task_events(id).await?)
+    }
+
     /// One task once it has ended, or as it is when `patience` is over.
     ///
     /// # Errors
@@ -211,80 +171,6 @@ impl Service {
                 Err(Refusal::new("TASK_GROUP_NOT_FOUND", error))
             }
         }
-    }
-
-    /// Cancels tasks. One that has not been given to an endpoint ends now; one that has been is stopped there, and its
-    /// outcome says whether that came in time.
-    ///
-    /// **Cancellation.** Goes on to its end when the future is dropped.
-    ///
-    /// # Errors
-    /// `NotFound` or `Forbidden` (group), `Unavailable` (the store; then some may be cancelled already).
-    pub async fn cancel(
-        self: &Arc<Self>,
-        principal: &Principal,
-        target: CancelTarget,
-    ) -> Answer<CancelReport> {
-        let (service, principal) = (Arc::clone(self), principal.clone());
-        Unstoppable::new(async move {
-            let mut report = CancelReport::default();
-            match target {
-                CancelTarget::Tasks(ids) => {
-                    for page in ids.chunks(limit::MAX_PAGE_TASKS) {
-                        for effect in service.cancel_page(&principal, page).await? {
-                            report.count(effect);
-                            report.effects.push(effect);
-                        }
-                    }
-                }
-                CancelTarget::Group(group) => {
-                    service.check_group(&principal, group).await?;
-                    let mut after = None;
-                    loop {
-                        let query = TaskQuery::Group(group);
-                        let (ids, next) = service.store.task_ids(query, after, limit::MAX_PAGE_TASKS).await?;
-                        let effects = service.cancel_page(&principal, &ids).await?;
-                        effects.into_iter().for_each(|effect| report.count(effect));
-                        after = next;
-                        if after.is_none() {
-                            break;
-                        }
-                    }
-                }
-            }
-            Ok(report)
-        })
-        .await
-    }
-
-    async fn cancel_page(
-        self: &Arc<Self>,
-        principal: &Principal,
-        ids: &[TaskId],
-    ) -> Answer<Vec<CancelEffect>> {
-        // Whatever is not found on the way has ended meanwhile.
-        let mut effects: IdMap<TaskId, CancelEffect> =
-            ids.iter().map(|id| (*id, CancelEffect::Finished)).collect();
-        let mut by_endpoint: HashMap<EndpointId, Vec<(TaskId, u64)>> = HashMap::new();
-        for page in ids.chunks(READ_TASKS) {
-            for (id, record) in page.iter().zip(self.store.tasks(page).await?) {
-                match record.filter(|record| self.check_task(principal, Action::Change, record).is_ok()) {
-                    None => drop(effects.insert(*id, CancelEffect::Unknown)),
-                    Some(record) if record.outcome.is_some() => {}
-                    Some(record) => {
-                        by_endpoint.entry(record.endpoint).or_default().push((record.id, record.sequence));
-                    }
-                }
-            }
-        }
-        let reason = Failure::new("Cancelled", "cancelled before it was given to an endpoint");
-        for (endpoint, tasks) in by_endpoint {
-            let lane = self.lane(endpoint).await?;
-            let done = lane.cancel(self, tasks, &reason).await?;
-            effects.extend(done.ended.into_iter().map(|id| (id, CancelEffect::Cancelled)));
-            effects.extend(done.asked.into_iter().map(|id| (id, CancelEffect::Asked)));
-        }
-        Ok(ids.iter().map(|id| effects[id]).collect())
     }
 
     async fn record(&self, principal: &Principal, id: TaskId) -> Answer<TaskRecord> {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use funcx_core::contract::{Principal, TaskRecord};
 use funcx_core::model::{EndpointId, Hop, HopStamps, TaskEvent, TaskEventKind, TaskId, Timestamp};
-use funcx_core::state::TaskState;
 
 use super::{Answer, Service, TaskView};
 
@@ -50,7 +49,7 @@ impl Service {
     /// `NotFound`, `Forbidden`, `Unavailable` (the store).
     pub async fn timeline(self: &Arc<Self>, principal: &Principal, id: TaskId) -> Answer<Timeline> {
         let task = self.task(principal, id).await?;
-        let events = self.events_of(id).await?;
+        let events = self.store.task_events(id).await?;
         let progress = match task.record.outcome {
             Some(_) => Progress::default(),
             None => self.progress_of(id).await?,
@@ -60,19 +59,11 @@ impl Service {
         Ok(Timeline { task, transitions })
     }
 
-    /// What nodes have recorded about a task, in order of time.
-    async fn events_of(&self, _task: TaskId) -> Answer<Vec<TaskEvent>> {
-        Ok(Vec::new())
-    }
-
     /// How far a task has come that has not ended.
     async fn progress_of(&self, task: TaskId) -> Answer<Progress> {
-        let state = self.node.with(move |node, _| node.state(task)).await?;
-        let mut progress = Progress::default();
-        if let Some(TaskState::Leased { started, .. }) = state {
-            progress.stamps.set(Hop::Started, started);
-        }
-        Ok(progress)
+        let progress = self.node.with(move |node, _| node.progress(task)).await?;
+        Ok(progress
+            .map_or_else(Progress::default, |(attempt, stamps)| Progress { stamps, attempt: Some(attempt) }))
     }
 
     /// The name of an endpoint, which may be gone, with its id.
@@ -197,6 +188,7 @@ mod tests {
             spec: Arc::new(TaskSpec::new(Arc::new(Function::new(body)), IdentityId::from_u128(5))),
             accepted: at(10),
             sequence: 1,
+            attempt: 1,
             payload: Bytes::new(),
             outcome: None,
         }

@@ -223,6 +223,28 @@ async fn tasks_are_cancelled_one_by_one_and_by_group() {
 }
 
 #[tokio::test]
+async fn tasks_that_have_ended_are_forgotten_and_others_stay() {
+    let site = Site::new().await;
+    let function = site.native_function().await;
+    let (group, ids) = site.submit(&function, json!([1, 2, 3])).await;
+    site.ask("POST", "/v1/cancel", Some(json!({ "task_ids": [ids[0]] }))).await;
+    let purge = async |body: Value| site.ask("POST", "/v1/purge", Some(body)).await.body;
+    let bob = Some(site.people.bob.token.as_str());
+    let foreign = site.ask_as(bob, "POST", "/v1/purge", Some(json!({ "task_ids": [ids[0]] }))).await;
+    assert_eq!(foreign.body, json!({ "purged": 0, "unfinished": 0, "unknown": 1 }));
+    assert_eq!(
+        purge(json!({ "task_group_id": group })).await,
+        json!({ "purged": 1, "unfinished": 2, "unknown": 0 })
+    );
+    site.ask("GET", &format!("/v1/tasks/{}", ids[0]), None).await.is_refused(404, "TASK_NOT_FOUND", &[]);
+    assert_eq!(site.ask("GET", &format!("/v1/tasks/{}", ids[1]), None).await.status, 200);
+    assert_eq!(
+        purge(json!({ "task_ids": [ids[0], ids[1]] })).await,
+        json!({ "purged": 0, "unfinished": 1, "unknown": 1 })
+    );
+}
+
+#[tokio::test]
 async fn ten_thousand_tasks_are_cancelled_by_one_request() {
     let site = Site::new().await;
     let function = site.native_function().await;
