@@ -209,7 +209,11 @@ impl Running {
             workers,
             queued: load.queued as u64,
             running: load.leased as u64,
-            problem: self.blocks.problem().map(str::to_owned).or_else(|| self.journal.problem().borrow().clone()),
+            problem: self
+                .blocks
+                .problem()
+                .map(str::to_owned)
+                .or_else(|| self.journal.problem().borrow().clone()),
         };
         if let Err(error) = self.file.update(&status) {
             tracing::warn!(error = format!("{error:#}"), "cannot write the status");
@@ -226,19 +230,24 @@ impl Running {
         }
     }
 
-    async fn counters(&self) -> Counters {
+    async fn counters(&mut self) -> Counters {
         self.node.with(|node, _| node.counters()).await.unwrap_or_default()
     }
 
     /// Tells the operator what became of the tasks that were here when the endpoint was told to stop.
-    async fn say_what_became(&self, leaving: Leaving) {
+    async fn say_what_became(&mut self, leaving: Leaving) {
         let (Leaving::Draining { before, .. } | Leaving::Stopping { before, .. }) = leaving else { return };
         let seen = self.node.with(|node, _| (node.counters(), node.load(LaneId(0)))).await;
         let Ok((after, load)) = seen else { return };
         let (finished, handed_back) =
             (after.delivered - before.delivered, after.handed_back - before.handed_back);
         let left = load.queued + load.leased;
-        tracing::info!(finished, handed_back, left, "drained: tasks that finished, went back to the service, are left");
+        tracing::info!(
+            finished,
+            handed_back,
+            left,
+            "drained: tasks that finished, went back to the service, are left"
+        );
     }
 
     async fn report(&mut self) {

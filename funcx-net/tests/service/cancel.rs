@@ -18,7 +18,10 @@ async fn cancel_reaches_tasks_wherever_they_are() {
     let foreign = TaskId::from_u128(99);
     let target = CancelTarget::Tasks(vec![leased, queued, tail, foreign]);
     let report = fabric.service.cancel(&people.alice.principal, target.clone()).await.unwrap();
-    assert_eq!((report.cancelled, report.unknown), (3, 1));
+    assert_eq!((report.cancelled, report.asked, report.unknown), (2, 1, 1));
+    let effects =
+        [CancelEffect::Asked, CancelEffect::Cancelled, CancelEffect::Cancelled, CancelEffect::Unknown];
+    assert_eq!(report.effects, effects);
     for id in [queued, tail] {
         assert_eq!(outcome(&fabric, &people.alice, id).await.kind, OutcomeKind::Cancelled);
     }
@@ -36,7 +39,7 @@ async fn cancel_reaches_tasks_wherever_they_are() {
         outcome(&fabric, &people.alice, id).await;
     }
     let report = fabric.service.cancel(&people.alice.principal, target).await.unwrap();
-    assert_eq!((report.cancelled, report.unknown), (0, 1));
+    assert_eq!((report.cancelled, report.asked, report.finished, report.unknown), (0, 0, 3, 1));
     let report =
         fabric.service.cancel(&people.alice.principal, CancelTarget::Group(accepted.group)).await.unwrap();
     assert_eq!(report.cancelled, 0);
