@@ -565,6 +565,20 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         }
     }
 
+    /// A peer has lost this attempt and goes on with the next one itself. Its number is that of the lease from now on.
+    pub fn handle_lost(&mut self, peer: PeerId, attempt: AttemptId, counted: bool) {
+        let Some(key) = self.index.get(&attempt.task) else { return };
+        let entry = &mut self.tasks[*key as usize];
+        if entry.peer == Some(peer) && attempt.number >= entry.leased_as {
+            let next = attempt.number.saturating_add(1);
+            if next > entry.task.attempt {
+                entry.task.attempt = next;
+                entry.task.granted += u32::from(!counted);
+            }
+            entry.started = Timestamp::UNSET;
+        }
+    }
+
     /// Attempts that ended at a peer. Those that it has no lease for are dropped and counted.
     pub fn handle_outcomes(&mut self, peer: PeerId, outcomes: Vec<Outcome>, now: Now) {
         self.now = now;

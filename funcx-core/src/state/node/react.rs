@@ -205,14 +205,20 @@ impl<P: PlacementPolicy + Default> Node<P> {
             Some(Peer::Executor { .. }) | None => "",
         };
         for event in &mut events {
-            if event.kind == TaskEventKind::Started {
-                self.dispatcher.handle_started(peer, event.attempt, event.at);
-            } else if event.actor.is_empty() {
-                // Who noticed it first is told; what everybody below passes on is not.
+            match event.kind {
+                TaskEventKind::Started => self.dispatcher.handle_started(peer, event.attempt, event.at),
+                kind @ (TaskEventKind::Lost | TaskEventKind::LeaseLost) => {
+                    let counted = kind == TaskEventKind::Lost;
+                    self.dispatcher.handle_lost(peer, event.attempt, counted);
+                }
+                TaskEventKind::CancelRequested => {}
+            }
+            if event.kind != TaskEventKind::Started && event.actor.is_empty() {
+                // Who noticed it first is told; what everybody above passes on is not.
                 event.actor.push_str(name);
             }
         }
-        self.record_started(&events);
+        self.record_events(&events);
         self.tell(events);
     }
 

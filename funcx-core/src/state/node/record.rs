@@ -29,13 +29,16 @@ pub(super) enum Halt {
     Abandon,
 }
 
+/// Outcomes that are being written down, whether they have been, and which batch of which peer they came in.
+type OutcomesRecord = (RecordId, bool, Option<(PeerId, u64)>);
+
 /// What was given to the journal and is not known to be there yet.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     next: u64,
     leases: VecDeque<Withheld>,
     /// Acknowledgements of batches of outcomes to the peers that sent them, in order.
-    outcomes: VecDeque<(RecordId, bool, Option<(PeerId, u64)>)>,
+    outcomes: VecDeque<OutcomesRecord>,
 }
 
 impl Recorder {
@@ -152,9 +155,27 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.outputs.push_back(output);
     }
 
-    pub(super) fn record_started(&mut self, events: &[TaskEvent]) {
-        let started = events.iter().filter(|event| event.kind == TaskEventKind::Started);
-        self.record_only(JournalEntry::Started(started.map(|event| event.attempt).collect()));
+    /// What happened to attempts at a peer. One that it has lost goes on there as the next one.
+    pub(super) fn record_events(&mut self, events: &[TaskEvent]) {
+        if self.recorder.is_none() {
+            return;
+        }
+        let (mut started, mut leased) = (Vec::new(), Vec::new());
+        for TaskEvent { attempt, kind, .. } in events {
+            match kind {
+                TaskEventKind::Started => started.push(*attempt),
+                TaskEventKind::Lost | TaskEventKind::LeaseLost => {
+                    leased.push(AttemptId { number: attempt.number.saturating_add(1), ..*attempt });
+                }
+                TaskEventKind::CancelRequested => {}
+            }
+        }
+        if !leased.is_empty() {
+            self.record_only(JournalEntry::Leased(leased));
+        }
+        if !started.is_empty() {
+            self.record_only(JournalEntry::Started(started));
+        }
     }
 
     pub(super) fn record_returned(&mut self, attempts: &[AttemptId]) {
