@@ -47,6 +47,26 @@ async fn cancel_reaches_tasks_wherever_they_are() {
 }
 
 #[tokio::test]
+async fn what_an_endpoint_that_is_away_has_is_cancelled_at_once() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = register(&fabric, &people.alice).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 1);
+    let id = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await.tasks[0][0];
+    bench.next().await;
+    drop(bench);
+    while fabric.service.figures(&[endpoint]).await.unwrap()[0].connected {
+        tokio::task::yield_now().await;
+    }
+    let target = CancelTarget::Tasks(vec![id, id]);
+    let report = fabric.service.cancel(&people.alice.principal, target).await.unwrap();
+    assert_eq!(report.effects, [CancelEffect::Cancelled; 2]);
+    assert_eq!(outcome(&fabric, &people.alice, id).await.kind, OutcomeKind::Cancelled);
+    assert_eq!(fabric.service.task_events(&people.alice.principal, id).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_group_that_nobody_serves_is_cancelled_in_the_store() {
     let people = People::new().await;
     let fabric = Fabric::start(small_window(10), memory(), &people).await;
