@@ -2,7 +2,7 @@
 
 use super::store::task_number;
 use super::{Fabric, Place, note};
-use crate::model::{AttemptId, OutcomeKind};
+use crate::model::{OutcomeKind, Task, limit};
 
 /// What was seen of a task, apart from what the store believes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,10 +17,21 @@ pub(super) struct Seen {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Losses {
     pub(super) lossless: bool,
+    /// Whether connections break: what ends while its node is away is stopped when that is back.
+    pub(super) cuts: bool,
+    /// An endpoint died and kept no journal, or lost the end of it with the power.
+    pub(super) amnesia: bool,
     pub(super) service: u32,
     pub(super) endpoints: u32,
     /// Nodes that the node above gave up, dead or not.
     pub(super) peers: u32,
+}
+
+impl Losses {
+    /// Whether what ends like this may go on for a while in a node that is away.
+    const fn is_stopped_later(self, kind: OutcomeKind) -> bool {
+        self.cuts && matches!(kind, OutcomeKind::Cancelled | OutcomeKind::TimedOut)
+    }
 }
 
 impl Fabric {
@@ -30,30 +41,29 @@ impl Fabric {
     }
 
     /// An attempt begins to run.
-    pub(super) fn begins(&mut self, place: Place, attempt: AttemptId) {
+    pub(super) fn begins(&mut self, place: Place, task: &Task) {
+        let attempt = task.attempt_id();
         let number = task_number(attempt.task);
         note!(self, "p{place} runs {number} attempt {}", attempt.number);
         self.figures.executions += 1;
         let accepted = self.store.records[number as usize].accepted.is_some();
-        let limits = self.store.limits(number);
+        let most = self.store.limits(number).max_attempts;
         let losses = self.losses;
         let seen = &mut self.seen[number as usize];
         seen.starts += 1;
-        let Seen { starts, highest_attempt, .. } = *seen;
+        let Seen { starts, highest_attempt, outcome, .. } = *seen;
         seen.highest_attempt = highest_attempt.max(attempt.number as u16);
-        // What a node attempted again by itself is not known above it when it is lost.
-        let most = limits.max_attempts * (1 + losses.service + losses.peers);
         let wrong = if !accepted {
             "runs although it was not accepted"
-        } else if attempt.number > limits.max_attempts {
+        } else if task.granted > limit::MAX_GRANTED || attempt.number > most + task.granted {
             "has more attempts than it allows"
-        } else if limits.max_attempts == 1 && starts > 1 && (losses.service == 0 || losses.endpoints == 0) {
+        } else if starts > 1 && most == 1 && (losses.service == 0 || !losses.amnesia) {
             "allows one attempt and runs twice"
-        } else if u32::from(starts) > most {
-            "runs more often than attempts and losses explain"
+        } else if u32::from(starts) > attempt.number && !losses.amnesia {
+            "begins more often than it is attempted"
         } else if losses.lossless && attempt.number <= u32::from(highest_attempt) {
             "runs the same attempt twice although no process was lost"
-        } else if losses.lossless && seen.outcome.is_some() {
+        } else if losses.lossless && outcome.is_some_and(|kind| !losses.is_stopped_later(kind)) {
             "runs after its end although no process was lost"
         } else {
             return;
@@ -89,7 +99,9 @@ impl Fabric {
                         "times out before its time".to_owned()
                     }
                     OutcomeKind::Raised => "is refused by the fabric".to_owned(),
-                    _ if self.runs_somewhere(number) => format!("runs although it ended as {kind}"),
+                    _ if !self.losses.is_stopped_later(kind) && self.runs_somewhere(number) => {
+                        format!("runs although it ended as {kind}")
+                    }
                     _ => return,
                 }
             }

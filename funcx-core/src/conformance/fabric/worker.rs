@@ -53,7 +53,7 @@ impl Fabric {
             if self.processes[place].running.insert(task.id, running).is_some() {
                 self.broken(format!("p{place} runs {attempt:?} while it runs the task already"));
             }
-            self.begins(place, attempt);
+            self.begins(place, &task);
             let draw = self.draw.of(attempt.task.as_u128() as u64, u64::from(attempt.number));
             let takes =
                 Duration::from_nanos(draw % (1_000_000 * u64::from(self.config.longest_task_millis.max(1))));
@@ -63,7 +63,7 @@ impl Fabric {
         }
         let some = !started.is_empty();
         // Some executors do not say when something began.
-        let says = self.config.varied != 0 && place.is_multiple_of(3);
+        let says = self.config.varied != 0 && !place.is_multiple_of(3);
         if let Some(executor) = self.processes[place].executor.filter(|_| some && says) {
             let now = self.clock(place);
             self.processes[place].node.handle_executor(executor, ExecutorEvent::Started(started), now);
@@ -127,6 +127,13 @@ impl Fabric {
             }
         }
         self.executor_says(place, stopped);
+    }
+
+    /// An executor is drained: it gives back what has not begun.
+    pub(super) fn give_back(&mut self, place: Place, executor: PeerId) {
+        let back: Vec<_> = self.processes[place].waiting.drain(..).map(|task| task.attempt_id()).collect();
+        let now = self.clock(place);
+        self.processes[place].node.handle_executor(executor, ExecutorEvent::GaveBack(back), now);
     }
 
     /// Every busy worker of a manager crashes.
