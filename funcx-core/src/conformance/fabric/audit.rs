@@ -2,14 +2,17 @@
 
 use super::store::task_number;
 use super::{Fabric, Place, note};
-use crate::model::{OutcomeKind, Task, limit};
+use crate::model::{AttemptId, OutcomeKind, Task, limit};
 
 /// What was seen of a task, apart from what the store believes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seen {
     outcome: Option<OutcomeKind>,
     starts: u16,
+    /// The highest number of an attempt that began, or of the outcome.
     highest_attempt: u16,
+    /// How often its worker crashed.
+    crashes: u16,
     asked_to_stop: bool,
 }
 
@@ -25,6 +28,13 @@ pub(super) struct Losses {
     pub(super) endpoints: u32,
     /// Nodes that the node above gave up, dead or not.
     pub(super) peers: u32,
+}
+
+impl Seen {
+    /// How many attempts there may have been. A manager that is given up may have made some of which nobody else heard.
+    const fn attempts(self, losses: Losses) -> u16 {
+        self.highest_attempt + if losses.peers > 0 { self.crashes } else { 0 }
+    }
 }
 
 impl Losses {
@@ -53,13 +63,14 @@ impl Fabric {
         seen.starts += 1;
         let Seen { starts, highest_attempt, outcome, .. } = *seen;
         seen.highest_attempt = highest_attempt.max(attempt.number as u16);
+        let known = seen.attempts(losses);
         let wrong = if !accepted {
             "runs although it was not accepted"
         } else if task.granted > limit::MAX_GRANTED || attempt.number > most + task.granted {
             "has more attempts than it allows"
         } else if starts > 1 && most == 1 && (losses.service == 0 || !losses.amnesia) {
             "allows one attempt and runs twice"
-        } else if u32::from(starts) > attempt.number && !losses.amnesia {
+        } else if starts > known && !losses.amnesia {
             "begins more often than it is attempted"
         } else if losses.lossless && attempt.number <= u32::from(highest_attempt) {
             "runs the same attempt twice although no process was lost"
@@ -71,19 +82,28 @@ impl Fabric {
         self.broken(format!("task {number} {wrong}: attempt {} at p{place}, start {starts}", attempt.number));
     }
 
+    /// The worker of an attempt crashes.
+    pub(super) fn crashes(&mut self, attempt: AttemptId) {
+        self.seen[task_number(attempt.task) as usize].crashes += 1;
+    }
+
     /// Somebody cancels a task.
     pub(super) fn asked_to_stop(&mut self, number: u32) {
         self.seen[number as usize].asked_to_stop = true;
     }
 
     /// The outcome of a task is durable.
-    pub(super) fn end(&mut self, number: u32, kind: OutcomeKind) {
+    pub(super) fn end(&mut self, number: u32, kind: OutcomeKind, attempt: Option<u32>) {
         note!(self, "outcome {number} {kind}");
         let record = self.store.records[number as usize];
         let limits = self.store.limits(number);
         let seen = &mut self.seen[number as usize];
         let earlier = seen.outcome.replace(kind);
+        if let Some(attempt) = attempt {
+            seen.highest_attempt = attempt as u16;
+        }
         let Seen { starts, asked_to_stop, .. } = *seen;
+        let known = seen.attempts(self.losses);
         self.last_progress = self.now;
         let soonest = limits.ttl.into_iter().chain(limits.deadline).min();
         let wrong = match (earlier, record.accepted) {
@@ -97,6 +117,9 @@ impl Fabric {
                     OutcomeKind::Returned if starts == 0 => "returns without having run".to_owned(),
                     OutcomeKind::TimedOut if soonest.is_none_or(|soonest| self.now < accepted + soonest) => {
                         "times out before its time".to_owned()
+                    }
+                    _ if attempt.is_some() && starts > known && !self.losses.amnesia => {
+                        format!("has begun {starts} times and ends as attempt {known}")
                     }
                     OutcomeKind::Raised => "is refused by the fabric".to_owned(),
                     _ if !self.losses.is_stopped_later(kind) && self.runs_somewhere(number) => {

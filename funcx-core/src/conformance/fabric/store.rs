@@ -214,7 +214,7 @@ impl Fabric {
                 let mut lanes = Vec::new();
                 for outcome in outcomes {
                     let number = task_number(outcome.task);
-                    self.end(number, outcome.kind);
+                    self.end(number, outcome.kind, Some(outcome.attempt));
                     let record = &mut self.store.records[number as usize];
                     if record.outcome.replace(outcome.kind).is_none() && record.loaded {
                         self.store.queues[usize::from(record.lane)].window -= 1;
@@ -254,7 +254,7 @@ impl Fabric {
                     if self.store.full_until <= self.now {
                         self.asked_to_stop(number);
                         self.store.records[number as usize].outcome = Some(OutcomeKind::Cancelled);
-                        self.end(number, OutcomeKind::Cancelled);
+                        self.end(number, OutcomeKind::Cancelled, None);
                     }
                 }
                 Some(_) => {

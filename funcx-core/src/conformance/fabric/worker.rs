@@ -89,10 +89,15 @@ impl Fabric {
         let ends = process.ends.remove(&at).unwrap_or_default();
         let mut outcomes = Vec::with_capacity(ends.len());
         for ((task, run), end) in ends {
+            let process = &mut self.processes[place];
             if process.running.get(&task).is_some_and(|running| running.run == run)
                 && let Some(running) = process.running.remove(&task)
             {
-                outcomes.push(outcome(&self.spare, AttemptId { task, number: running.attempt }, end));
+                let attempt = AttemptId { task, number: running.attempt };
+                if end == End::Crashes {
+                    self.crashes(attempt);
+                }
+                outcomes.push(outcome(&self.spare, attempt, end));
             }
         }
         self.executor_says(place, outcomes);
@@ -145,6 +150,7 @@ impl Fabric {
             .map(|(task, running)| AttemptId { task, number: running.attempt })
             .collect();
         crashed.sort_unstable();
+        crashed.iter().for_each(|attempt| self.crashes(*attempt));
         let outcomes =
             crashed.into_iter().map(|attempt| outcome(&self.spare, attempt, End::Crashes)).collect();
         self.executor_says(place, outcomes);
