@@ -7,7 +7,7 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `format` | what the bytes look like |
-//! | `replay` | from bytes to a [`Ledger`](funcx_core::state::Ledger), and what is made of damage |
+//! | `replay` | from bytes to a [`Ledger`], and what is made of damage |
 //! | `directory` | the directory: its mode, who has it open, how one file takes the place of another |
 //! | `queue` | what waits to be written and for the disk, and what to do next |
 //! | `writer` | writes, and the thread that syncs, retries and compacts |
@@ -79,8 +79,9 @@ pub struct Repair {
 /// A journal in a directory of this machine.
 ///
 /// **Durability.** What has been written survives the death of the process. What holds outcomes is also on the disk
-/// (`fdatasync`) when its future resolves; records that wait at the same time share one sync. Leases and the rest get
-/// to the disk with the next outcomes, or when the system sees to it.
+/// (`fdatasync`) when its future resolves, and so are leases that count as begun in the same record; records that wait
+/// at the same time share one sync. Other leases and the rest get to the disk with the next outcomes, or when the
+/// system sees to it.
 ///
 /// **Failures.** When the disk is full, read-only or broken, records wait in memory in their order, what was written by
 /// half is cut off, and it is tried again (after 10 ms, later every second) until it succeeds; futures resolve late. So
@@ -131,11 +132,13 @@ impl Journal {
 
     /// Records these entries. They are queued when this returns, in the order of the calls.
     ///
-    /// What it returns resolves when they are written, and if there are outcomes among them when they are on the disk.
+    /// What it returns resolves when they are written, and if there are outcomes among them, or leases together with the
+    /// word that they have begun, when they are on the disk.
     /// It need not be awaited, and never resolves if the journal is closed before that.
     pub fn record(&self, entries: Vec<JournalEntry>) -> impl Future<Output = ()> + Send + use<> {
         let mut encoder = Encoder::new(self.writer.epoch());
-        let mut durable = false;
+        // An attempt that counts as begun when it is given out must not be forgotten: it may be the only one allowed.
+        let mut durable = matches!(&entries[..], [JournalEntry::Leased(_), JournalEntry::Started(_)]);
         for entry in entries {
             durable |= matches!(entry, JournalEntry::Outcomes(_));
             if let Err(error) = encoder.push(entry) {
@@ -152,6 +155,16 @@ impl Journal {
                 pending::<()>().await;
             }
         }
+    }
+
+    /// The session has ended: everything was handed over, and nothing is recorded any more. The next journal that is opened
+    /// here begins a new session.
+    ///
+    /// # Errors
+    /// `Io` if the file cannot be removed; then the next one goes on with this session.
+    pub fn end_session(&self) -> Result<()> {
+        self.writer.close();
+        self.writer.remove().map_err(|error| failed("end journal", error))
     }
 
     /// Why records wait; none while they do not.
