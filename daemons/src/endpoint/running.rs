@@ -215,9 +215,7 @@ impl Running {
                 .map(str::to_owned)
                 .or_else(|| self.journal.problem().borrow().clone()),
         };
-        if let Err(error) = self.file.update(&status) {
-            tracing::warn!(error = format!("{error:#}"), "cannot write the status");
-        }
+        self.file.update(&status);
         self.status.send_if_modified(|old| std::mem::replace(old, status.clone()) != status);
         requests
     }

@@ -153,6 +153,11 @@ pub(crate) fn kill(pid: u32) {
     signal(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
 }
 
+/// Stops a process so that it notices nothing any more.
+pub(crate) fn freeze(pid: u32) {
+    signal(Pid::from_raw(pid as i32), Signal::SIGSTOP).unwrap();
+}
+
 /// Child processes, oldest first.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
@@ -165,13 +170,13 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     found
 }
 
-fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A zombie is dead; only its parent has not looked yet.
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = tokio::time::Instant::now();
     while !holds() {
         assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");

@@ -200,13 +200,7 @@ impl Stop {
             Self::Cancelled => {
                 (OutcomeKind::Cancelled, Failure::new("Cancelled", "cancelled before it ended"))
             }
-            Self::CancelledAway => (
-                OutcomeKind::Cancelled,
-                Failure::new(
-                    "Cancelled",
-                    "cancelled while the node that had it was not connected; it is stopped there when that comes back",
-                ),
-            ),
+            Self::CancelledAway => (OutcomeKind::Cancelled, Failure::cancelled_away()),
             Self::DeadlinePassed => (
                 OutcomeKind::TimedOut,
                 Failure::new("DeadlinePassed", "it had not ended when its deadline passed"),

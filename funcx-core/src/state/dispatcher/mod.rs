@@ -159,6 +159,8 @@ struct Lane<P> {
     queue: FairQueue,
     leased: usize,
     bytes: usize,
+    /// Peers that are connected.
+    present: usize,
     dirty: bool,
 }
 
@@ -247,9 +249,14 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Adds a lane. Lanes are numbered from 0 and stay.
     pub fn open_lane(&mut self) -> LaneId {
-        let lane =
-            Lane { policy: P::default(), queue: FairQueue::default(), leased: 0, bytes: 0, dirty: false };
-        self.lanes.push(lane);
+        self.lanes.push(Lane {
+            policy: P::default(),
+            queue: FairQueue::default(),
+            leased: 0,
+            bytes: 0,
+            present: 0,
+            dirty: false,
+        });
         LaneId(self.lanes.len() as u32 - 1)
     }
 
@@ -374,7 +381,8 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 
     /// Cancels tasks: a queued one is finished now, for a leased one the peer is asked and its outcome decides. A peer that
-    /// is not connected cannot be asked: the task ends now, and is stopped there when the peer comes back.
+    /// is not connected cannot be asked: the task ends now, and is stopped there when the peer comes back. That may be so
+    /// of a queued task too: this node may have been started anew and not know what peers had before.
     /// Tasks that are not here are ignored. Returns how many were here.
     pub fn cancel(&mut self, tasks: impl IntoIterator<Item = TaskId>, now: Now) -> usize {
         self.now = now;
@@ -385,7 +393,11 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             found += 1;
             match entry.peer {
                 None => {
-                    let outcome = Stop::Cancelled.outcome(&entry.task);
+                    let stop = match self.lanes[entry.lane.0 as usize].present {
+                        0 => Stop::CancelledAway,
+                        _ => Stop::Cancelled,
+                    };
+                    let outcome = stop.outcome(&entry.task);
                     self.finish(key as usize, outcome);
                 }
                 Some(peer) if !self.peers[peer.0 as usize].present => {
@@ -429,6 +441,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         let held = List::default();
         let entry = Peer { lane, capacity: Capacity::default(), held, present: true, ends_at: Tick::NEVER };
         let peer = PeerId(self.peers.insert(entry) as u32);
+        self.lanes[lane.0 as usize].present += 1;
         self.set_capacity(peer, capacity);
         peer
     }
@@ -445,6 +458,8 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// What it had and should have ended by now ends here.
     pub fn set_present(&mut self, peer: PeerId, present: bool) {
         let Some(entry) = self.peers.get_mut(peer.0 as usize) else { return };
+        let lane = &mut self.lanes[entry.lane.0 as usize];
+        lane.present = lane.present + usize::from(present) - usize::from(entry.present);
         entry.present = present;
         if !present {
             let is_late = |key: &usize| {
@@ -493,8 +508,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             let begun = !dead || self.tasks[key].started.is_set();
             self.lose(key, reason, begun);
         }
-        self.lanes[lane.0 as usize].policy.removed(peer);
-        self.peers.remove(peer.0 as usize);
+        let removed = self.peers.remove(peer.0 as usize);
+        let lane_of = &mut self.lanes[lane.0 as usize];
+        lane_of.policy.removed(peer);
+        lane_of.present -= usize::from(removed.present);
         self.cancels.remove(&peer);
         self.abandons.remove(&peer);
         self.mark(lane);
