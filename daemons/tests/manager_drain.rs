@@ -68,6 +68,7 @@ impl Site {
             limits: DispatcherLimits::default(),
             lease_grace: None,
             journal: false,
+            retries: true,
             queue_tasks: 0,
             sent: Hop::EndpointSent,
             returned: None,

@@ -39,6 +39,7 @@ fn node(uplink: Option<UplinkIdentity>, lane_tasks: usize) -> Node {
         limits: DispatcherLimits { lane_tasks, lane_bytes: 1 << 40 },
         lease_grace: Some(Duration::from_secs(30)),
         journal: false,
+        retries: true,
         queue_tasks: 8,
         sent: Hop::EndpointSent,
         returned: None,

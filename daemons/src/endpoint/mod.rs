@@ -283,6 +283,7 @@ fn node_config(
         limits: DispatcherLimits::default(),
         lease_grace: Some(config.lease_grace),
         journal: true,
+        retries: true,
         queue_tasks: config.queue_tasks,
         sent: Hop::EndpointSent,
         returned: Some(Hop::EndpointReturned),

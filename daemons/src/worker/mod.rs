@@ -228,6 +228,7 @@ fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig
         limits: DispatcherLimits::default(),
         lease_grace: None,
         journal: false,
+        retries: false,
         queue_tasks: 0,
         sent: Hop::ManagerSent,
         returned: Some(Hop::ManagerReturned),

@@ -284,6 +284,7 @@ impl Service {
             limits: DispatcherLimits { lane_tasks: usize::MAX, lane_bytes: usize::MAX },
             lease_grace: None,
             journal: false,
+            retries: true,
             queue_tasks: 0,
             sent: Hop::ServiceSent,
             returned: None,

@@ -172,6 +172,8 @@ impl Fabric {
             link: LinkPolicy::default(),
             limits: DispatcherLimits { lane_tasks: usize::MAX, ..DispatcherLimits::default() },
             lease_grace: (place != 0).then_some(LEASE_GRACE),
+            // Only who remembers how many attempts there were makes more of them.
+            retries: place <= self.config.endpoints as usize,
             journal,
             queue_tasks,
             sent,

@@ -76,7 +76,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     fn made_again(&self, key: usize, attempt: u32, begun: bool) -> Option<TaskEventKind> {
         let Entry { task, stop, .. } = &self.tasks[key];
         let allowed = task.spec.limits.max_attempts;
-        if stop.is_some() {
+        if stop.is_some() || !self.retries {
             None
         } else if !begun && allowed > 1 && task.granted < limit::MAX_GRANTED {
             Some(TaskEventKind::LeaseLost)

@@ -151,6 +151,8 @@ pub struct Dispatcher<P = IdleFirst> {
     counters: Counters,
     now: Now,
     paused: bool,
+    /// Whether lost attempts are made again here.
+    retries: bool,
 }
 
 #[derive(Debug)]
@@ -244,6 +246,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             counters: Counters::default(),
             now: Now::default(),
             paused: false,
+            retries: true,
         }
     }
 
@@ -268,6 +271,12 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// The time of the last input.
     pub const fn now(&self) -> Now {
         self.now
+    }
+
+    /// Leaves it to the node above to make lost attempts again. For nodes that remember nothing: an attempt of which only they
+    /// knew would not be counted if they were lost.
+    pub const fn pass_losses_on(&mut self) {
+        self.retries = false;
     }
 
     /// Gives out nothing any more.
