@@ -112,7 +112,8 @@ impl Running {
                         break Err(failed);
                     }
                 }
-                Event::Noticed(NodeNotice::Drained | NodeNotice::Events(_)) => {}
+                // A service that is restarted is away for a while.
+                Event::Noticed(NodeNotice::AbsentAbove | NodeNotice::Drained | NodeNotice::Events(_)) => {}
                 Event::Accepted(Ok(connection)) => self.node.accept(connection),
                 Event::Accepted(Err(error)) => {
                     tracing::warn!(%error, "cannot accept a connection");
