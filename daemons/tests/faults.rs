@@ -139,3 +139,19 @@ async fn what_a_killed_endpoint_has_left_is_gone_before_it_reports() {
     assert!(family.is_empty(), "left: {family:?}");
     fabric.stop().await;
 }
+
+/// Nobody takes what the manager of a dead endpoint does, and what it began would be begun again elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn managers_and_workers_end_with_a_killed_endpoint() {
+    let mut fabric = Fabric::start(2).await;
+    let client = fabric.client();
+    let source = "def work(_):\n    import time\n    time.sleep(3600)\n";
+    let function = client.register(&FunctionRegistration::python("work", source)).await.unwrap().function_id;
+    let endpoint = client.endpoint_named("faulty").await.unwrap().endpoint_id;
+    let arguments = Arguments::python(&[1], &BTreeMap::<String, ()>::new()).unwrap();
+    let mut running = client.submit(Call::new(endpoint, function, arguments)).await.unwrap();
+    running.id().await.unwrap();
+    fabric.kill_endpoint().await;
+    let said = fabric.manager_logs();
+    assert!(said.contains("the process of the endpoint is gone"), "{said}");
+}

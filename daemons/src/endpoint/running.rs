@@ -165,7 +165,8 @@ impl Running {
                         break Err(failed);
                     }
                 }
-                Event::Noticed(NodeNotice::Events(_)) => {}
+                // A service that is restarted is away for a while.
+                Event::Noticed(NodeNotice::AbsentAbove | NodeNotice::Events(_)) => {}
                 Event::Accepted(Ok(connection)) => self.node.accept(connection),
                 Event::Accepted(Err(error)) => {
                     tracing::warn!(%error, "cannot accept a connection");
