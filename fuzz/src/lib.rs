@@ -1,6 +1,9 @@
 //! What the fuzz targets check, one module each: `check` takes any bytes and panics when a promise is broken.
 //!
-//! `funcx-net/tests/fuzz_corpus.rs` runs the same checks over the corpus in every test run.
+//! The tests `fuzz_corpus` of the crates run the same checks over the committed corpora in every test run.
 
+pub mod config;
+pub mod dispatcher;
 pub mod frame;
 pub mod message;
+pub mod worker;

@@ -12,6 +12,8 @@ mod driver;
 mod functions;
 mod pool;
 mod protocol;
+#[cfg(any(test, feature = "conformance"))]
+pub mod scripted;
 mod slot;
 mod zygote;
 
