@@ -2,6 +2,8 @@
 
 #[path = "../../fuzz/src/frame.rs"]
 pub mod frame;
+#[path = "../../fuzz/src/http.rs"]
+pub mod http;
 #[path = "../../fuzz/src/message.rs"]
 pub mod message;
 #[path = "../../fuzz/src/replay.rs"]
@@ -15,4 +17,9 @@ fn frame_corpus() {
 #[test]
 fn message_corpus() {
     replay::replay("message", 16, message::check);
+}
+
+#[test]
+fn http_corpus() {
+    replay::replay("http", 40, http::check);
 }

@@ -5,5 +5,6 @@
 pub mod config;
 pub mod dispatcher;
 pub mod frame;
+pub mod http;
 pub mod message;
 pub mod worker;
