@@ -33,6 +33,11 @@ pub(crate) struct Fabric {
 impl Fabric {
     /// Starts a service, an endpoint named `faulty`, and a manager with this many workers.
     pub(crate) async fn start(workers: u32) -> Self {
+        Self::start_with(&format!("max_workers_per_node: {workers}"), workers).await
+    }
+
+    /// Starts a service and an endpoint named `faulty` whose engine has these keys, and waits for so many workers.
+    pub(crate) async fn start_with(engine: &str, workers: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Free now, and nobody else on this machine asks for it by number.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -44,11 +49,11 @@ impl Fabric {
             .await
             .unwrap();
         assert!(configured.status.success(), "{}", String::from_utf8_lossy(&configured.stderr));
-        let config = format!("service: http://{address}\nengine:\n  max_workers_per_node: {workers}\n");
+        let config = format!("service: http://{address}\nengine:\n  {engine}\n");
         std::fs::write(directory.path().join("home/endpoints/faulty/config.yaml"), config).unwrap();
         let endpoint = start_endpoint(directory.path(), &token);
         let fabric = Self { directory, address, token, service, endpoint };
-        fabric.online().await;
+        fabric.online(workers).await;
         fabric
     }
 
@@ -67,8 +72,18 @@ impl Fabric {
 
     /// Kills the endpoint and starts it again.
     pub(crate) async fn restart_endpoint(&mut self) {
+        self.kill_endpoint().await;
+        self.start_endpoint();
+    }
+
+    /// Kills the endpoint.
+    pub(crate) async fn kill_endpoint(&mut self) {
         kill(self.endpoint.id().unwrap());
         self.endpoint.wait().await.unwrap();
+    }
+
+    /// Starts an endpoint that was killed.
+    pub(crate) fn start_endpoint(&mut self) {
         self.endpoint = start_endpoint(self.directory.path(), &self.token);
     }
 
@@ -97,12 +112,13 @@ impl Fabric {
         until("managers and zygotes are gone", || family.iter().all(|pid| !is_alive(*pid))).await;
     }
 
-    async fn online(&self) {
+    /// Waits until the service knows of so many workers.
+    pub(crate) async fn online(&self, workers: u32) {
         let client = self.client();
         let begun = tokio::time::Instant::now();
         loop {
             if let Ok(endpoint) = client.endpoint_named("faulty").await
-                && endpoint.workers > 0
+                && endpoint.workers >= workers
             {
                 return;
             }
