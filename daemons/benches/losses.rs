@@ -6,7 +6,7 @@
 //! ```
 //!
 //! *Manager*: two managers of four workers; 300 tasks of 100 ms, 8 every 0.15 s (53/s); one manager is killed with
-//! SIGKILL 2.06 s after the first. That is the committed script behind figure 7 of *Serverless Supercomputing* (Chard et
+//! SIGKILL 2 s after the first, in the middle of a batch. That is the committed script behind figure 7 of *Serverless Supercomputing* (Chard et
 //! al., arXiv 1908.04907), and its figures are those of the committed log.
 //!
 //! *Endpoint*: a task every 4 s; the endpoint is killed with SIGKILL just after one, and started again 42 s later. That is
@@ -44,7 +44,9 @@ def work(n, log):
 const TASKS: u32 = 300;
 const BATCH: u32 = 8;
 const BATCH_EVERY: Duration = Duration::from_millis(150);
-const MANAGER_DIES: Duration = Duration::from_millis(2060);
+const MANAGER_DIES: Duration = Duration::from_millis(2000);
+/// The papers' means are over so much time.
+const BIN: Duration = Duration::from_millis(500);
 
 const TASK_EVERY: Duration = Duration::from_secs(4);
 const TASKS_OF_OUTAGE: u32 = 18;
@@ -54,6 +56,7 @@ const OUTAGE: Duration = Duration::from_secs(42);
 
 /// One task and what became of it.
 struct Ended {
+    n: u32,
     submitted: Duration,
     latency: Duration,
     task: TaskView,
@@ -100,34 +103,38 @@ async fn lose_manager() -> Vec<Figure> {
     };
     let due = |n: u32| BATCH_EVERY * (n / BATCH);
     let (killed, ended) = tokio::join!(killing, load(&fabric, log.path(), begun, TASKS, due));
-    // An attempt after the first that the endpoint gave to a manager: it had been back in the queue before.
+    // What began and ended with the manager was back in the queue before the endpoint gave it out again.
+    let twice = more_than_once(log.path(), "begin ");
     let mut again: Vec<f64> = ended
         .iter()
-        .filter(|ended| ended.task.attempt > Some(1))
+        .filter(|ended| twice.contains(&ended.n))
         .map(|ended| ended.task.stamps[Hop::EndpointSent.as_str()].saturating_sub(killed) as f64 / 1e6)
         .collect();
     again.sort_by(f64::total_cmp);
     let quiet = |ended: &&Ended| ended.submitted < MANAGER_DIES - Duration::from_millis(500);
     let base = median(ended.iter().filter(quiet).map(|ended| ended.latency));
-    let disturbed = ended.iter().filter(|ended| ended.latency.as_secs_f64() * 1e3 > base * 1.5);
-    let last = disturbed.map(|ended| ended.submitted + ended.latency).max().unwrap_or(MANAGER_DIES);
+    // Means of the tasks submitted in each half second from the loss on; the batch that it interrupts is in the first.
+    let bin = |number: u32| {
+        let from = MANAGER_DIES + BIN * number;
+        let inside = |ended: &&Ended| (from..from + BIN).contains(&(ended.submitted + BATCH_EVERY));
+        mean(ended.iter().filter(inside).map(|ended| ended.latency))
+    };
+    let slow = (0..7).rev().find(|number| bin(*number) > 1.5 * base);
+    let recovered = slow.map_or(Duration::ZERO, |number| BIN * (number + 1));
     let mut figures = vec![
         ("in-flight tasks given out again: first, ms", again.first().copied().unwrap_or_default(), "-"),
         (
             "in-flight tasks given out again: last, ms",
             again.last().copied().unwrap_or_default(),
-            "about 2,000",
+            "2,000, its threshold",
         ),
         ("median latency before, ms", base, "120 to 130"),
         ("worst latency, ms", worst(&ended), "2,150"),
-        (
-            "latency is back to 1.5 medians after, ms",
-            (last.saturating_sub(MANAGER_DIES)).as_secs_f64() * 1e3,
-            "1,500",
-        ),
-        ("tasks attempted again", again.len() as f64, "5"),
+        ("mean latency, half second of the loss, ms", bin(0), "580"),
+        ("mean latency, the half second after, ms", bin(1), "350"),
+        ("mean latency below 1.5 medians again after, ms", recovered.as_secs_f64() * 1e3, "1,500"),
     ];
-    figures.extend(audit(&ended, TASKS, log.path()));
+    figures.extend(audit(&ended, TASKS, log.path(), "5"));
     fabric.stop().await;
     figures
 }
@@ -162,7 +169,7 @@ async fn lose_endpoint() -> Vec<Figure> {
         ("worst latency, ms", worst(&ended), "42,000"),
         ("median latency after, ms", median(after), "1,200 to 1,500 for 80 s"),
     ];
-    figures.extend(audit(&ended, TASKS_OF_OUTAGE, log.path()));
+    figures.extend(audit(&ended, TASKS_OF_OUTAGE, log.path(), "-"));
     fabric.stop().await;
     figures
 }
@@ -204,32 +211,40 @@ async fn load_with(
         running.spawn(async move {
             let started = Instant::now();
             let task = client.submit(call).await.unwrap().await.unwrap();
-            Ended { submitted, latency: started.elapsed(), task }
+            Ended { n, submitted, latency: started.elapsed(), task }
         });
     }
     running.join_all().await
 }
 
 /// What was lost, and what ran twice.
-fn audit(ended: &[Ended], tasks: u32, log: &Path) -> [Figure; 3] {
+fn audit(ended: &[Ended], tasks: u32, log: &Path, begun_twice: &'static str) -> [Figure; 3] {
     let returned = ended.iter().filter(|ended| ended.task.outcome == Some(OutcomeKind::Returned)).count();
-    let log = std::fs::read_to_string(log).unwrap();
-    let more_than_once = |word: &str| {
-        let mut counts = BTreeMap::new();
-        for n in log.lines().filter_map(|line| line.strip_prefix(word)) {
-            *counts.entry(n).or_insert(0) += 1;
-        }
-        counts.values().filter(|count| **count > 1).count() as f64
-    };
     [
         ("tasks lost", f64::from(tasks) - returned as f64, "0"),
-        ("tasks begun twice", more_than_once("begin "), "-"),
-        ("tasks run to their end twice", more_than_once("end "), "-"),
+        ("tasks begun twice", more_than_once(log, "begin ").len() as f64, begun_twice),
+        ("tasks run to their end twice", more_than_once(log, "end ").len() as f64, "-"),
     ]
+}
+
+/// The tasks that noted this word more than once.
+fn more_than_once(log: &Path, word: &str) -> Vec<u32> {
+    let mut counts = BTreeMap::new();
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        if let Some(n) = line.strip_prefix(word) {
+            *counts.entry(n.parse().unwrap()).or_insert(0) += 1;
+        }
+    }
+    counts.into_iter().filter(|(_, count)| *count > 1).map(|(n, _)| n).collect()
 }
 
 fn worst(ended: &[Ended]) -> f64 {
     ended.iter().map(|ended| ended.latency).max().unwrap_or_default().as_secs_f64() * 1e3
+}
+
+fn mean(times: impl Iterator<Item = Duration>) -> f64 {
+    let times: Vec<_> = times.map(|time| time.as_secs_f64() * 1e3).collect();
+    times.iter().sum::<f64>() / times.len().max(1) as f64
 }
 
 fn median(times: impl Iterator<Item = Duration>) -> f64 {
