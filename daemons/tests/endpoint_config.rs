@@ -76,6 +76,7 @@ preload: [numpy]
 max_result_size: 1 MiB
 max_output_size: 1 KiB
 kill_grace: 500 ms
+drain_timeout: 5 s
 engine:
   type: GlobusComputeEngine
   max_workers_per_node: 3

@@ -2,12 +2,15 @@
 //!
 //! The same functions first as a `tower::Service`, one call at a time, then on the threads of an executor, in a batch.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    sync::{Arc, mpsc},
+    time::Instant,
+};
 
 use funcx_core::Result;
 use funcx_core::contract::{Executor, ExecutorEvent};
 use funcx_core::inproc::NativeFunctions;
-use funcx_core::model::{Function, IdentityId, Task, TaskId, TaskSpec};
+use funcx_core::model::{Function, IdentityId, Task, TaskId, TaskSpec, Tick};
 use tower::{Service, ServiceExt};
 
 /// The first prime factors of a number.
@@ -52,12 +55,15 @@ async fn main() -> Result<()> {
             let _ = outcomes.send(batch);
         }
     };
-    let executor = functions()?.into_executor(2, Arc::new(sink))?;
+    // It stops tasks whose time is over; by which clock, we say.
+    let begin = Instant::now();
+    let clock = move || Tick::ZERO + begin.elapsed();
+    let executor = functions()?.into_executor(2, Arc::new(clock), Arc::new(sink))?;
     executor.start((1..=1000).map(|n: u128| task(n, "factors", n.to_string())).collect());
+    let all: Vec<_> = ended.into_iter().flatten().take(1000).collect();
+    // What had not begun would be given back.
     executor.drain().await;
-    drop(executor);
 
-    let all: Vec<_> = ended.into_iter().flatten().collect();
     let primes = all.iter().filter(|outcome| !outcome.payload.contains(&b',') && outcome.payload.len() > 2);
     println!("executor: {} of the numbers up to {} are prime", primes.clone().count(), all.len());
     assert_eq!((all.len(), primes.count()), (1000, 168));

@@ -6,7 +6,11 @@ use proptest::prelude::*;
 fn step() -> impl Strategy<Value = Step> {
     let byte = any::<u8>;
     prop_oneof![
-        4 => (byte(), byte(), byte()).prop_map(|(lane, tasks, max_attempts)| Step::Submit { lane, tasks, max_attempts }),
+        4 => (byte(), byte(), byte(), byte(), any::<i8>(), byte()).prop_map(
+            |(lane, tasks, max_attempts, owner, priority, left)| {
+                Step::Submit { lane, tasks, max_attempts, owner, priority, left }
+            }
+        ),
         1 => (byte(), byte()).prop_map(|(task, later)| Step::Resubmit { task, later }),
         2 => byte().prop_map(|task| Step::Cancel { task }),
         2 => (byte(), byte(), byte()).prop_map(|(lane, slots, prefetch)| Step::AddPeer { lane, slots, prefetch }),
@@ -19,6 +23,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(peer, keep, extra, older)| Step::Reconcile { peer, keep, extra, older }),
         1 => (byte(), byte()).prop_map(|(peer, keep)| Step::GiveBack { peer, keep }),
         1 => Just(Step::HandBack),
+        1 => (byte(), any::<bool>()).prop_map(|(peer, present)| Step::Connect { peer, present }),
+        1 => byte().prop_map(|ticks| Step::Pass { ticks }),
+        1 => (byte(), byte()).prop_map(|(owner, weight)| Step::Weigh { owner, weight }),
     ]
 }
 
@@ -37,7 +44,7 @@ proptest! {
 /// Two peers come and go under three tasks that allow two attempts.
 fn ended_after(begin: bool, dead: bool) -> usize {
     let mut model = DispatcherModel::default();
-    model.step(Step::Submit { lane: 0, tasks: 3, max_attempts: 2 });
+    model.step(Step::Submit { lane: 0, tasks: 3, max_attempts: 2, owner: 0, priority: 0, left: 2 });
     for _ in 0..2 {
         model.step(Step::AddPeer { lane: 0, slots: 4, prefetch: 0 });
         if begin {

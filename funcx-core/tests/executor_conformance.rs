@@ -1,13 +1,20 @@
 //! The executor suite over the reference implementation.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use funcx_core::conformance::executor::{Subject, suite};
 use funcx_core::contract::ExecutorSink;
 use funcx_core::inproc::{InProcess, NativeFunctions};
-use funcx_core::model::Function;
+use funcx_core::model::{Function, Tick};
 
 struct Threads(usize);
 
@@ -19,7 +26,9 @@ impl Subject for Threads {
         functions.register("double", |number: u64| number * 2).unwrap();
         functions.register("panic", |(): ()| -> () { panic!("as asked") }).unwrap();
         functions.register("last", |millis: u64| thread::sleep(Duration::from_millis(millis))).unwrap();
-        functions.into_executor(self.0, sink).unwrap()
+        let ticks = AtomicU64::new(0);
+        let clock = move || Tick::from_nanos(ticks.fetch_add(1000, Ordering::Relaxed));
+        functions.into_executor(self.0, Arc::new(clock), sink).unwrap()
     }
 
     fn returns(&self) -> (Function, Bytes, Bytes) {

@@ -23,6 +23,9 @@ fn identity(epoch: u64) -> UplinkIdentity {
         role: Role::Manager,
         node: Uuid::from_u128(1),
         epoch,
+        life: 0,
+        process: epoch,
+        ends_at: Tick::NEVER,
         credential: String::new(),
         name: "m1".to_owned(),
         software: "test".to_owned(),
@@ -35,6 +38,7 @@ fn node(uplink: Option<UplinkIdentity>, lane_tasks: usize) -> Node {
         link: LinkPolicy::with_heartbeat(Duration::from_secs(2)),
         limits: DispatcherLimits { lane_tasks, lane_bytes: 1 << 40 },
         lease_grace: Some(Duration::from_secs(30)),
+        journal: false,
         queue_tasks: 8,
         sent: Hop::EndpointSent,
         returned: None,
@@ -101,13 +105,13 @@ fn acknowledging_an_attempt_does_not_forget_the_next_one() {
     let mut functions = FunctionBatch::default();
     functions.push(&Function::native("f"));
     uplink.handle_message(Message::Functions(functions), at(0));
-    uplink.handle_message(Message::Tasks(TaskBatch::new([task(1, 1)])), at(0));
+    uplink.handle_message(Message::Tasks(TaskBatch::new([task(1, 1)], Tick::ZERO)), at(0));
     uplink.finish(vec![Outcome::failed(
         &task(1, 1),
         OutcomeKind::Lost,
         &Failure::new("WorkerLost", "it crashed"),
     )]);
-    uplink.handle_message(Message::Tasks(TaskBatch::new([task(1, 2)])), at(0));
+    uplink.handle_message(Message::Tasks(TaskBatch::new([task(1, 2)], Tick::ZERO)), at(0));
     uplink.handle_message(Message::OutcomesAcked(1), at(0));
     assert_eq!(uplink.held(), 1);
 }
@@ -200,7 +204,7 @@ fn what_does_not_fit_below_goes_back_and_costs_no_attempt() {
     // It said that it has room for nine, but its queue takes two.
     assert!(upper.submit(LaneId(0), (1..=2).map(|id| task(id, 1)).collect(), at(0)).is_empty());
     settle(&mut upper, &mut lower, LinkId(1), at(0));
-    lower.handle_message_above(Message::Tasks(TaskBatch::new([task(2, 1), task(3, 1)])), at(0));
+    lower.handle_message_above(Message::Tasks(TaskBatch::new([task(2, 1), task(3, 1)], Tick::ZERO)), at(0));
     let said: Vec<_> = std::iter::from_fn(|| lower.poll_output()).collect();
     let back = said.iter().find_map(|output| match output {
         NodeOutput::SendUp(Message::GaveBack(attempts)) => {

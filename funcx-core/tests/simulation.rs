@@ -1,72 +1,126 @@
-//! A whole fabric under a virtual clock, over many seeds.
+//! Whole fabrics under a virtual clock, over many seeds. `examples/rust/simulate.rs` runs as many as one likes.
 
 use std::time::Duration;
 
-use funcx_core::conformance::fabric::{FabricConfig, simulate};
+use funcx_core::conformance::fabric::{FabricConfig, FaultKind, Plan, Step, explain, simulate};
 use funcx_core::model::OutcomeKind;
 
-const CALM: FabricConfig = FabricConfig {
-    endpoints: 2,
-    managers: 2,
-    workers: 3,
-    tasks: 200,
-    longest_task: Duration::from_millis(300),
-    faults: 0,
-    kills: true,
-    max_attempts: 3,
-};
+/// Runs a seed; a failure shows the smallest plan that goes wrong.
+fn holds(config: FabricConfig, seed: u64) -> funcx_core::conformance::fabric::FabricReport {
+    simulate(config, seed).unwrap_or_else(|wrong| panic!("{wrong}"))
+}
 
 #[test]
-fn the_same_seed_gives_the_same_bytes() {
-    let stormy = FabricConfig { faults: 20, ..CALM };
-    let first = simulate(stormy, 7).unwrap();
-    assert_eq!(simulate(stormy, 7).unwrap(), first);
-    assert_ne!(simulate(stormy, 8).unwrap().trace, first.trace, "another seed is another history");
+fn the_same_plan_gives_the_same_bytes() {
+    let stormy = FabricConfig { faults: 20, varied: 1, ..FabricConfig::default() };
+    let first = Plan::new(stormy, 7).trace();
+    assert_eq!(Plan::new(stormy, 7).trace(), first);
+    assert_ne!(Plan::new(stormy, 8).trace().1, first.1, "another seed is another history");
+}
+
+#[test]
+fn a_plan_is_what_its_text_says() {
+    for seed in 0..200 {
+        let plan = Plan::new(FabricConfig { faults: 30, ..FabricConfig::of_seed(seed) }, seed);
+        assert_eq!(plan.to_string().parse(), Ok(plan));
+    }
+    assert!("seed=1; 5us explode 1".parse::<Plan>().is_err());
+    assert!("workers=many seed=1".parse::<Plan>().is_err());
+    assert!("wrokers=1 seed=1".parse::<Plan>().is_err());
 }
 
 #[test]
 fn without_faults_every_task_returns_or_crashes_too_often() {
-    let report = simulate(CALM, 1).unwrap();
-    assert_eq!(report.outcomes.values().sum::<u32>(), CALM.tasks);
-    assert!(
-        report.outcomes.keys().all(|kind| matches!(kind, OutcomeKind::Returned | OutcomeKind::Lost)),
-        "{report:?}"
-    );
-    assert!(report.executions >= CALM.tasks);
+    let calm = FabricConfig { tasks: 200, ..FabricConfig::default() };
+    let report = holds(calm, 1);
+    assert_eq!(report.ended(), 200);
+    let lost = report.outcomes.get(&OutcomeKind::Lost).copied().unwrap_or(0);
+    assert_eq!(report.outcomes[&OutcomeKind::Returned] + lost, 200);
+    assert!(report.executions > 200, "some workers crash");
 }
 
 #[test]
-fn whatever_dies_every_task_has_exactly_one_outcome() {
+fn whatever_happens_a_task_with_one_attempt_keeps_every_promise() {
     for seed in 0..300 {
-        let config = FabricConfig {
-            endpoints: 1 + (seed % 3) as u32,
-            managers: 1 + (seed % 4) as u32,
-            workers: 1 + (seed % 5) as u32,
-            tasks: 60,
-            longest_task: Duration::from_millis(50 + 40 * (seed % 30)),
-            faults: (seed % 12) as u32,
-            kills: true,
-            max_attempts: 3,
-        };
-        let report = simulate(config, seed).unwrap_or_else(|wrong| panic!("{wrong}"));
-        assert_eq!(report.outcomes.values().sum::<u32>(), config.tasks, "seed {seed}");
+        holds(FabricConfig { max_attempts: 1, ..FabricConfig::of_seed(seed) }, seed);
+    }
+}
+
+#[test]
+fn every_kind_of_fault_comes_and_is_survived() {
+    for kind in FaultKind::ALL {
+        let mut faults = 0;
+        for seed in 0..10 {
+            let shape = FabricConfig::of_seed(seed);
+            let config =
+                FabricConfig { faults: 6, fault_kinds: FaultKind::mask(&[kind]), max_attempts: 1, ..shape };
+            let steps = holds(config, seed).steps;
+            faults +=
+                steps.iter().filter(|(verb, _)| **verb != "submit").map(|(_, count)| count).sum::<u64>();
+        }
+        assert_eq!(faults, 60, "{kind:?}");
     }
 }
 
 #[test]
 fn a_cut_cable_makes_nothing_run_twice() {
+    let kinds =
+        FaultKind::mask(&[FaultKind::Cut, FaultKind::Cancel, FaultKind::FullStore, FaultKind::SlowStore]);
     for seed in 0..200 {
         let config = FabricConfig {
-            endpoints: 1 + (seed % 3) as u32,
-            managers: 1 + (seed % 4) as u32,
-            workers: 1 + (seed % 5) as u32,
-            tasks: 80,
-            longest_task: Duration::from_millis(50 + 40 * (seed % 30)),
             faults: 5 + (seed % 40) as u32,
-            kills: false,
+            fault_kinds: kinds,
             max_attempts: 1,
+            ..FabricConfig::of_seed(seed)
         };
-        let report = simulate(config, seed).unwrap_or_else(|wrong| panic!("{wrong}"));
-        assert!(report.executions <= config.tasks, "seed {seed}: {} executions", report.executions);
+        let report = holds(config, seed);
+        assert!(report.executions <= config.tasks.into(), "seed {seed}: {} executions", report.executions);
     }
+}
+
+#[test]
+fn a_full_store_accepts_nothing_and_recovers() {
+    let full = |at: u64, millis| (Duration::from_millis(at), Step::FullStore { millis });
+    let submit =
+        |at: u64, first| (Duration::from_millis(at), Step::Submit { first, count: 20, lane: 0, variant: 0 });
+    let steps = vec![submit(10, 0), full(100, 5_000), submit(200, 20), submit(6_000, 40)];
+    let plan =
+        Plan { config: FabricConfig { crashes_per_mille: 0, ..FabricConfig::default() }, seed: 1, steps };
+    let report = plan.run().unwrap_or_else(|wrong| panic!("{}", explain(plan.clone(), &wrong)));
+    assert_eq!(report.ended(), 40, "what came while it was full was refused");
+    assert_eq!(report.executions, 40);
+}
+
+#[test]
+fn a_cancelled_task_ends_whatever_it_does() {
+    let steps = vec![
+        (Duration::from_millis(1), Step::Submit { first: 0, count: 60, lane: 0, variant: 0 }),
+        (Duration::from_secs(5), Step::Storm { times: 3 }),
+    ];
+    // Tasks that would run for up to five days.
+    let config =
+        FabricConfig { longest_task_millis: 500_000_000, crashes_per_mille: 0, ..FabricConfig::default() };
+    let report = Plan { config, seed: 3, steps }.run().unwrap();
+    assert!(report.outcomes[&OutcomeKind::Cancelled] > 50, "{report:?}");
+    assert!(report.elapsed < Duration::from_secs(60), "{report:?}");
+}
+
+#[test]
+fn a_planted_bug_is_found_and_shrunk_to_the_steps_that_matter() {
+    let found = (0..100).find_map(|seed| {
+        let shape = FabricConfig::of_seed(seed);
+        let config = FabricConfig { forgetful_store: 1, faults: 12, max_attempts: 1, ..shape };
+        let plan = Plan::new(config, seed);
+        plan.run().is_err().then_some(plan)
+    });
+    let plan = found.expect("a store that forgets an outcome is noticed");
+    let small = plan.clone().shrink();
+    let wrong = small.run().unwrap_err();
+    assert!(wrong.contains("runs twice") || wrong.contains("after it ended as"), "{wrong}");
+    // A task ends, and the service starts again.
+    assert!(small.steps.len() <= 3 && small.steps.len() < plan.steps.len(), "{small}");
+    let again: Plan = small.to_string().parse().unwrap();
+    assert_eq!(again.trace(), small.trace());
+    let text = explain(plan, &wrong);
+    assert!(text.contains(&small.to_string()) && text.contains("boot p0 life 1"), "{text}");
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use funcx_core::message::{Message, OutcomeBatch, TaskBatch};
-use funcx_core::model::{Function, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec, Timestamp};
+use funcx_core::model::{Function, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec, Tick, Timestamp};
 use funcx_net::codec::{decode, encode};
 use funcx_net::transport::FramedStream;
 use futures::SinkExt;
@@ -42,7 +42,7 @@ fn tasks(count: usize, payload: &Bytes) -> Vec<Task> {
 }
 
 fn task_batch(count: usize) -> Message {
-    Message::Tasks(TaskBatch::new(tasks(count, &Bytes::from_static(b"[]"))))
+    Message::Tasks(TaskBatch::new(tasks(count, &Bytes::from_static(b"[]")), Tick::ZERO))
 }
 
 fn outcome_batch(count: usize) -> Message {
@@ -86,9 +86,11 @@ fn tasks_to_frame_to_tasks(bencher: Bencher<'_, '_>, count: usize) {
     let tasks = tasks(count, &Bytes::from_static(b"[]"));
     let function = Arc::clone(&tasks[0].spec.function);
     bencher.counter(ItemsCount::new(count)).with_inputs(|| tasks.clone()).bench_values(|tasks| {
-        let frame = encode(Message::Tasks(TaskBatch::new(tasks))).expect("a valid batch").into_contiguous();
+        let frame = encode(Message::Tasks(TaskBatch::new(tasks, Tick::ZERO)))
+            .expect("a valid batch")
+            .into_contiguous();
         match decode(frame).expect("it was encoded") {
-            Message::Tasks(batch) => batch.into_tasks(|_| Some(Arc::clone(&function))),
+            Message::Tasks(batch) => batch.into_tasks(Tick::ZERO, |_| Some(Arc::clone(&function))),
             other => panic!("{} instead of tasks", other.name()),
         }
     });
@@ -118,12 +120,13 @@ fn send_payloads(bencher: Bencher<'_, '_>, payload_bytes: usize) {
             ..task
         })
         .collect();
-    bencher.counter(ItemsCount::new(TASKS)).with_inputs(|| TaskBatch::new(tasks.clone())).bench_local_values(
-        |batch| {
+    bencher
+        .counter(ItemsCount::new(TASKS))
+        .with_inputs(|| TaskBatch::new(tasks.clone(), Tick::ZERO))
+        .bench_local_values(|batch| {
             let frame = encode(Message::Tasks(batch)).expect("a valid batch");
             runtime.block_on(framed.send(black_box(frame))).expect("the socket is open");
-        },
-    );
+        });
     drop(framed);
     reader.join().expect("the reader ends when the socket does");
 }

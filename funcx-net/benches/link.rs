@@ -13,9 +13,11 @@ use std::{
 use funcx_core::contract::{Address, IdleFirst};
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{Function, FunctionKind, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec};
-use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
-use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
+use funcx_core::model::{Function, FunctionKind, Hop, IdentityId, Outcome, Task, TaskId, TaskSpec, Tick};
+use funcx_core::state::{
+    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
+};
+use funcx_net::driver::{self, Above, Clock, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
 use futures::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::Notify;
@@ -44,6 +46,10 @@ impl NodeHost for Counter {
         ready(()).boxed()
     }
 
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
     fn notice(&self, _: NodeNotice) {}
 }
 
@@ -53,6 +59,9 @@ fn config(uplink: bool) -> NodeConfig {
             role: Role::Manager,
             node: Uuid::from_u128(1),
             epoch: 1,
+            life: 0,
+            process: 1,
+            ends_at: Tick::NEVER,
             credential: String::new(),
             name: "bench".to_owned(),
             software: "bench".to_owned(),
@@ -60,6 +69,7 @@ fn config(uplink: bool) -> NodeConfig {
         link: LinkPolicy::with_heartbeat(Duration::from_secs(10)),
         limits: DispatcherLimits { lane_tasks: 2 * TASKS, ..DispatcherLimits::default() },
         lease_grace: None,
+        journal: false,
         queue_tasks: 0,
         sent: Hop::EndpointSent,
         returned: None,
@@ -83,7 +93,9 @@ async fn measure(address: &str) -> Result<(), funcx_core::Error> {
     let (token, sink) = lower.executor_sink();
     let mut functions = NativeFunctions::new();
     functions.register_raw("noop", |_| Ok(bytes::Bytes::new()))?;
-    lower.attach(token, Arc::new(functions.into_executor(1, sink)?), None);
+    let clock = Clock::default();
+    let executor = functions.into_executor(1, Arc::new(move || clock.now().tick), sink)?;
+    lower.attach(token, Arc::new(executor), None);
 
     let function = Arc::new(Function::native("noop"));
     assert_eq!(function.kind(), FunctionKind::Native);

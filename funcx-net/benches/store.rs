@@ -1,11 +1,11 @@
-//! Durable commits of the embedded store, in tasks or outcomes per second.
+//! Durable commits of the embedded store, in tasks or outcomes per second, and what durability costs: the same commits
+//! to a store that keeps everything in memory.
 //!
 //! `cargo bench -p funcx-net --bench store`. Each row is the median of five runs on a store that has the tasks of all rows
 //! before it; the figures are those of the disk that holds the temporary directory (`TMPDIR`). "CPU µs" is processor time
 //! of the whole process per task, which depends less than the rate on what else the machine does.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +14,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use funcx_core::contract::{OutcomeRecord, Submission, TaskStore, Write};
+use funcx_core::conformance::task_store::MemoryStore;
+use funcx_core::contract::{OutcomeRecord, QueueKey, Submission, TaskStore, Write};
 use funcx_core::model::{
     EndpointId, Function, FunctionId, IdentityId, Outcome, Task, TaskGroupId, TaskId, TaskSpec, Timestamp,
 };
@@ -28,13 +29,15 @@ const RUNS: usize = 5;
 const RUN: Duration = Duration::from_secs(1);
 const PAYLOAD_BYTES: usize = 100;
 const ENDPOINT: EndpointId = EndpointId::from_u128(1);
+const QUEUE: QueueKey = QueueKey { owner: IdentityId::from_u128(2), priority: 0 };
 
 fn main() {
     // The test runner starts benches with `--test` to see whether they work; one short run shows that.
     let run =
         if std::env::args().any(|argument| argument == "--test") { Duration::from_millis(1) } else { RUN };
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let bench = Bench::open(directory.path().join("store"), run);
+    let open = || EmbeddedStore::open(directory.path().join("store")).expect("a store");
+    let bench = Bench::new(Arc::new(open()), run);
     println!(
         "{:<8} {:>6} {:>11} {:>12} {:>12} {:>8}",
         "writes", "batch", "committers", "per second", "ms a commit", "CPU µs"
@@ -44,22 +47,29 @@ fn main() {
             bench.report("accept", batch, committers, move |first| Write::Submit(submission(first, batch)));
         }
     }
+    for committers in [1, 64] {
+        for batch in [1, 128, 1000] {
+            // A short run on a store of its own: what it accepts fills the memory.
+            let memory = Bench::new(Arc::new(MemoryStore::new()), run / 10);
+            let write = move |first| Write::Submit(submission(first, batch));
+            memory.report("memory", batch, committers, write);
+        }
+    }
     bench.page_row();
     bench.finish_rows();
 }
 
 struct Bench {
     runtime: tokio::runtime::Runtime,
-    store: Arc<EmbeddedStore>,
+    store: Arc<dyn TaskStore>,
     run: Duration,
     next: Arc<AtomicU64>,
 }
 
 impl Bench {
-    fn open(path: PathBuf, run: Duration) -> Self {
+    fn new(store: Arc<dyn TaskStore>, run: Duration) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
-        let store = Arc::new(EmbeddedStore::open(path).expect("a store"));
         Self { runtime, store, run, next: Arc::new(AtomicU64::new(1)) }
     }
 
@@ -115,7 +125,8 @@ impl Bench {
         let begin = Instant::now();
         let (mut after, mut read) = (0, 0);
         while begin.elapsed() < self.run {
-            let page = self.runtime.block_on(self.store.pending(ENDPOINT, after, usize::MAX, usize::MAX));
+            let page =
+                self.runtime.block_on(self.store.pending(ENDPOINT, QUEUE, after, usize::MAX, usize::MAX));
             let page = page.expect("a page");
             read += page.len();
             after = page.last().map_or(0, |task| task.sequence);

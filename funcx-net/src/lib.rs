@@ -6,6 +6,7 @@ pub mod client;
 pub mod codec;
 pub mod driver;
 pub mod http;
+pub mod journal;
 pub mod service;
 pub mod store;
 pub mod transport;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use funcx_core::contract::Frame;
 use funcx_core::message::{
-    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, StartedEvent,
-    TaskBatch, Welcome, WireAttempt, WireCapacity,
+    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, TaskBatch, Welcome,
+    WireAttempt, WireCapacity,
 };
 use funcx_core::model::{
     ErrorKind, Function, FunctionBody, FunctionHash, FunctionKind, Hop, IdentityId, Outcome, OutcomeKind,
@@ -52,6 +52,9 @@ fn samples() -> Vec<Message> {
             role: Role::Manager,
             node: Uuid::from_u128(0xb0b),
             epoch: u64::MAX,
+            life: 3,
+            process: 77,
+            ends_in: Some(Duration::from_secs(3600)),
             credential: "secret".into(),
             name: "node17".into(),
             software: "funcx 0.1.0".into(),
@@ -59,7 +62,10 @@ fn samples() -> Vec<Message> {
         Message::Held(vec![attempt(1), attempt(2)]),
         Message::Capacity(WireCapacity { slots: 64, prefetch: 300 }),
         Message::Outcomes(OutcomeBatch::new(9, [outcome])),
-        Message::TaskEvents(vec![StartedEvent { attempt: attempt(1), at: 1_700_000_000_000_000_001 }]),
+        Message::TaskEvents(vec![
+            event(attempt(1), 1_700_000_000_000_000_001, TaskEventKind::Started, ""),
+            event(attempt(2), 1_700_000_000_000_000_002, TaskEventKind::LeaseLost, "it was killed"),
+        ]),
         Message::Report(Report { managers: 2, workers: 128, queued: 70_000, leased: 130 }),
         Message::Pong(251),
         Message::GaveBack(vec![attempt(4)]),
@@ -72,11 +78,12 @@ fn samples() -> Vec<Message> {
         }),
         Message::Refused(Refused { reason: "no common protocol version".into(), retry: false }),
         Message::Functions(functions),
-        Message::Tasks(TaskBatch::new([task])),
+        Message::Tasks(TaskBatch::new([task], Tick::ZERO)),
         Message::Cancel(vec![attempt(3)]),
         Message::OutcomesAcked(8),
         Message::Drain,
         Message::Ping(250),
+        Message::Abandon(vec![attempt(5)]),
     ]
 }
 
@@ -131,7 +138,7 @@ fn large_payloads_are_not_copied_on_either_side() {
     let large = Bytes::from(vec![1; COPY_BELOW_BYTES]);
     let tasks = [large.clone(), "small".into(), Bytes::new(), "small too".into(), large.clone()]
         .map(|payload| Task::new(TaskId::from_u128(1), Arc::clone(&spec), payload));
-    let batch = TaskBatch::new(tasks);
+    let batch = TaskBatch::new(tasks, Tick::ZERO);
 
     let pieces = encode(Message::Tasks(batch.clone())).unwrap().into_pieces();
     assert_eq!(pieces.len(), 4, "header, large, both small ones, large");
@@ -287,6 +294,11 @@ fn payload() -> impl Strategy<Value = Bytes> {
     ]
 }
 
+fn event(attempt: WireAttempt, at: u64, kind: TaskEventKind, detail: &str) -> WireTaskEvent {
+    let (attempt, at) = (attempt.into(), Timestamp::from_nanos(at));
+    TaskEvent { attempt, at, kind, actor: "m1".into(), detail: detail.into() }.into()
+}
+
 fn attempts() -> impl Strategy<Value = Vec<WireAttempt>> {
     let attempt = (any::<u128>(), any::<u32>())
         .prop_map(|(task, number)| WireAttempt { task: TaskId::from_u128(task), number });
@@ -298,7 +310,21 @@ fn hello() -> impl Strategy<Value = Message> {
     (any::<u32>(), role, any::<u128>(), any::<u64>(), text(), text(), text()).prop_map(
         |(magic, role, node, epoch, credential, name, software)| {
             let node = Uuid::from_u128(node);
-            Message::Hello(Hello { magic, protocol: PROTOCOL, role, node, epoch, credential, name, software })
+            let (life, process) = (epoch as u32, !epoch);
+            let ends_in = (epoch % 2 == 0).then(|| Duration::from_nanos(epoch));
+            Message::Hello(Hello {
+                magic,
+                protocol: PROTOCOL,
+                role,
+                node,
+                epoch,
+                life,
+                process,
+                ends_in,
+                credential,
+                name,
+                software,
+            })
         },
     )
 }
@@ -377,18 +403,20 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let event = (any::<u128>(), any::<u32>(), any::<u64>()).prop_map(|(task, number, at)| StartedEvent {
-        attempt: WireAttempt { task: TaskId::from_u128(task), number },
-        at,
+    let event = (any::<u128>(), any::<u32>(), any::<u64>(), text()).prop_map(|(task, number, at, detail)| {
+        let kinds = [TaskEventKind::Started, TaskEventKind::Lost, TaskEventKind::CancelRequested];
+        let attempt = WireAttempt { task: TaskId::from_u128(task), number };
+        event(attempt, at, kinds[number as usize % 3], &detail)
     });
     prop_oneof![
         hello(),
         functions(),
-        vec(task(), 0..8).prop_map(|tasks| Message::Tasks(TaskBatch::new(tasks))),
+        vec(task(), 0..8).prop_map(|tasks| Message::Tasks(TaskBatch::new(tasks, Tick::ZERO))),
         (any::<u64>(), vec(outcome(), 0..8))
             .prop_map(|(sequence, outcomes)| Message::Outcomes(OutcomeBatch::new(sequence, outcomes))),
         attempts().prop_map(Message::Held),
         attempts().prop_map(Message::Cancel),
+        attempts().prop_map(Message::Abandon),
         attempts().prop_map(Message::GaveBack),
         vec(event, 0..20).prop_map(Message::TaskEvents),
         any::<(u32, u32)>().prop_map(|(slots, prefetch)| Message::Capacity(WireCapacity { slots, prefetch })),

@@ -17,8 +17,12 @@ mod endpoints;
 mod fabric;
 #[path = "service/follow.rs"]
 mod follow;
+#[path = "service/life.rs"]
+mod life;
 #[path = "service/queue.rs"]
 mod queue;
+#[path = "service/queues.rs"]
+mod queues;
 #[path = "service/stores.rs"]
 mod stores;
 

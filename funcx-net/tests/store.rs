@@ -10,13 +10,15 @@ mod store {
 use std::sync::Arc;
 
 use funcx_core::conformance::task_store;
-use funcx_core::contract::{OutcomeRecord, Submission, TaskStore, Write};
+use funcx_core::contract::{OutcomeRecord, QueueKey, Submission, TaskStore, Write};
 use funcx_core::model::{
     EndpointId, Function, FunctionId, IdentityId, Outcome, Task, TaskGroupId, TaskId, TaskSpec, Timestamp,
 };
 use funcx_net::store::EmbeddedStore;
 
 const ENDPOINT: EndpointId = EndpointId::from_u128(1);
+/// The queue of all tasks here.
+const QUEUE: QueueKey = QueueKey { owner: IdentityId::from_u128(4), priority: 0 };
 const GROUP: TaskGroupId = TaskGroupId::from_u128(2);
 
 /// Tasks `first..first + count` of one submission; their ids and sequence numbers are these numbers.
@@ -84,7 +86,7 @@ async fn concurrent_commits_all_arrive() {
     for commit in commits.collect::<Vec<_>>() {
         assert!(commit.await.unwrap());
     }
-    assert_eq!(store.pending_count(ENDPOINT).await.unwrap(), 1800);
+    assert_eq!(store.backlog(ENDPOINT).await.unwrap().tasks, 1800);
 }
 
 #[tokio::test]
@@ -92,7 +94,7 @@ async fn the_code_of_a_function_is_held_once() {
     let directory = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(directory.path()).unwrap();
     store.commit(vec![Write::Submit(submission(1, 1, 0)), Write::Submit(submission(2, 1, 0))]).await.unwrap();
-    let first = store.pending(ENDPOINT, 0, 1, usize::MAX).await.unwrap();
-    let second = store.pending(ENDPOINT, 1, 1, usize::MAX).await.unwrap();
+    let first = store.pending(ENDPOINT, QUEUE, 0, 1, usize::MAX).await.unwrap();
+    let second = store.pending(ENDPOINT, QUEUE, 1, 1, usize::MAX).await.unwrap();
     assert!(Arc::ptr_eq(&first[0].spec.function, &second[0].spec.function));
 }

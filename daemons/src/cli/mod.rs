@@ -2,7 +2,7 @@
 //!
 //! | File | Holds |
 //! | --- | --- |
-//! | `token`, `function`, `run`, `task`, `endpoint`, `limits`, `bench`, `completions` | the sub-commands |
+//! | `token`, `function`, `run`, `task`, `endpoint`, `limits`, `bench`, `chaos`, `completions` | the sub-commands |
 //! | `common` | what all of them take: where the service is, who asks, which form the answer has |
 //! | `words` | words of a command line as arguments of a function |
 //! | `source` | which function of a Python file is meant |
@@ -11,6 +11,8 @@
 //! | `hint` | what to do about an error |
 
 pub mod bench;
+#[cfg(target_os = "linux")]
+pub mod chaos;
 pub mod common;
 pub mod completions;
 mod ending;
@@ -87,6 +89,9 @@ pub enum Command {
     /// Measure a running fabric
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Run daemons of this binary under load and random faults, and audit that nothing was lost
+    #[cfg(target_os = "linux")]
+    Chaos(Box<chaos::Options>),
     /// Print completions for a shell
     Completions(completions::Options),
     /// Run the tasks of an endpoint (endpoints of this binary start it)
@@ -97,7 +102,12 @@ pub enum Command {
 impl Command {
     /// Whether it runs until somebody stops it.
     pub const fn is_daemon(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Worker(_))
+        match self {
+            Self::Up(_) | Self::Worker(_) => true,
+            #[cfg(target_os = "linux")]
+            Self::Chaos(options) => options.is_daemon(),
+            _ => false,
+        }
     }
 }
 
@@ -118,6 +128,8 @@ pub async fn run(options: Options) -> Result<ExitCode> {
         Command::Endpoint(command) => endpoint::run(&common, command).await,
         Command::Limits => limits::run(&common),
         Command::Bench(command) => bench::run(&common, command).await,
+        #[cfg(target_os = "linux")]
+        Command::Chaos(options) => chaos::run(&common, *options).await,
         Command::Completions(options) => completions::run(options),
     };
     done.map_err(hint::explained)

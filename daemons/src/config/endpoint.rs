@@ -54,6 +54,8 @@ pub struct EndpointConfig {
     pub max_output_bytes: u64,
     /// Time between asking a worker to stop and killing it.
     pub kill_grace: Duration,
+    /// Time that running tasks have to end when the endpoint is stopped; then they are stopped.
+    pub drain_timeout: Duration,
     /// How tasks are run.
     pub engine: EngineConfig,
 }
@@ -154,6 +156,7 @@ impl Default for EndpointConfig {
             max_result_bytes: limit::MAX_PAYLOAD_BYTES as u64,
             max_output_bytes: limit::MAX_OUTPUT_BYTES as u64,
             kill_grace: Duration::from_secs(2),
+            drain_timeout: crate::worker::WorkerOptions::DRAIN_TIMEOUT,
             engine: EngineConfig::default(),
         }
     }
@@ -289,6 +292,7 @@ fn read_endpoint(mut file: Section<'_>) -> EndpointConfig {
             .get_if("max_output_size", &max_output, |size: &Size| size.0 <= limit::MAX_OUTPUT_BYTES as u64)
             .map_or(default.max_output_bytes, |size| size.0),
         kill_grace: file.get("kill_grace").unwrap_or(default.kill_grace),
+        drain_timeout: file.get("drain_timeout").unwrap_or(default.drain_timeout),
         engine: engine.config,
     };
     file.finish(foreign::ENDPOINT);

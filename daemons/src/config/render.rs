@@ -140,6 +140,11 @@ impl EndpointConfig {
             format_duration(self.kill_grace),
         );
         file.key(
+            "Time that running tasks have to end when the endpoint is stopped; then they are stopped.",
+            "drain_timeout",
+            format_duration(self.drain_timeout),
+        );
+        file.key(
             "Tasks taken from the service besides those that workers have room for.",
             "queue_tasks",
             self.queue_tasks,

@@ -56,6 +56,8 @@ impl ManagerTemplate {
             max_result_size: config.max_result_bytes,
             max_output_size: config.max_output_bytes,
             kill_grace: config.kill_grace,
+            drain_timeout: config.drain_timeout,
+            walltime: config.engine.provider.walltime,
             patience: None,
         };
         let environment = config.environment.clone().into_iter().collect();

@@ -21,11 +21,11 @@ use std::{
 use anyhow::{Context, Result};
 use funcx_core::contract::{Address, IdleFirst, Launcher};
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{EndpointId, FunctionKind, Hop, Outcome, limit};
+use funcx_core::model::{EndpointId, FunctionKind, Hop, Outcome, Tick, limit};
 use funcx_core::state::{
-    BlockPolicy, DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
-};
+    BlockPolicy, DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity, Recovered};
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
+use funcx_net::journal::{Journal, JournalOptions};
 use funcx_net::transport::Transports;
 use funcx_provider::launcher::{SimpleLauncher, SingleNodeLauncher};
 use funcx_provider::local::LocalProvider;
@@ -65,6 +65,9 @@ const MANAGER_GRACE: Duration = Duration::from_secs(1);
 
 /// Directory in the endpoint's own for the logs of its blocks.
 pub(crate) const LOGS: &str = "logs";
+
+/// Directory in the endpoint's own for its journal.
+const JOURNAL: &str = "journal";
 
 /// Where the logs of blocks are when the endpoint has been started once more.
 const PREVIOUS_LOGS: &str = "logs.previous";
@@ -118,6 +121,7 @@ impl Endpoint {
         let (socket_directory, address) = listen_address(config, &run)?;
         let listener = transports.listen(&address).await?;
         let template = ManagerTemplate::new(config, identity.id, listener.address(), &directory)?;
+        let (journal, recovered) = open_journal(&directory)?;
         let door = Doorkeeper::default();
         let blocks = Blocks::new(
             block_policy(config),
@@ -128,11 +132,12 @@ impl Endpoint {
             door.clone(),
         );
         let (notices, noticed) = mpsc::unbounded_channel();
-        let host = Arc::new(Host { door, notices });
-        let node_config = node_config(config, identity)?;
+        let host = Arc::new(Host { door, notices, journal: Arc::clone(&journal) });
+        let node_config = node_config(config, identity, &recovered)?;
         let (node, driver) = driver::start(node_config, host, Some(above), |node: &mut Node<IdleFirst>| {
             let lane = node.open_lane();
             FunctionKind::ALL.into_iter().for_each(|kind| node.route(kind, lane));
+            node.restore(recovered);
         });
         let (status, watched) = watch::channel(EndpointStatus::default());
         let stop = CancellationToken::new();
@@ -142,9 +147,11 @@ impl Endpoint {
             listener,
             noticed,
             blocks,
+            journal,
             status,
             file: StatusFile::new(&run),
             report_period: config.heartbeat_period,
+            drain_timeout: config.drain_timeout,
             farewell: config.kill_grace + running::FAREWELL,
             stop: stop.clone(),
             _socket_directory: socket_directory,
@@ -187,6 +194,7 @@ impl Drop for Endpoint {
 /// What the node asks of the endpoint around it.
 struct Host {
     door: Doorkeeper,
+    journal: Arc<Journal>,
     notices: mpsc::UnboundedSender<NodeNotice>,
 }
 
@@ -204,18 +212,43 @@ impl NodeHost for Host {
         ready(()).boxed()
     }
 
+    fn record(&self, entries: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
+        self.journal.record(entries).boxed()
+    }
+
     fn notice(&self, notice: NodeNotice) {
         // An endpoint that is being stopped listens no more.
         let _ = self.notices.send(notice);
     }
 }
 
-fn node_config(config: &EndpointConfig, identity: EndpointIdentity) -> Result<NodeConfig> {
+/// Opens the journal, and says what an earlier life of the endpoint left behind.
+fn open_journal(directory: &Path) -> Result<(Arc<Journal>, Recovered)> {
+    let (journal, recovered) = Journal::open(directory.join(JOURNAL), &JournalOptions::default())?;
+    if !recovered.outbox.is_empty() || !recovered.leased.is_empty() {
+        let outcomes: usize = recovered.outbox.iter().map(|batch| batch.heads.len()).sum();
+        let (life, lost) = (recovered.life, recovered.leased.len());
+        tracing::info!(life, outcomes, lost, "going on with what the journal holds from an earlier life");
+    }
+    Ok((Arc::new(journal), recovered))
+}
+
+fn node_config(
+    config: &EndpointConfig,
+    identity: EndpointIdentity,
+    recovered: &Recovered,
+) -> Result<NodeConfig> {
+    let process = u64::from_ne_bytes(blocks::random()?);
     Ok(NodeConfig {
         uplink: Some(UplinkIdentity {
             role: Role::Endpoint,
             node: identity.id.uuid(),
-            epoch: u64::from_ne_bytes(blocks::random()?),
+            // Attempts that the journal does not know of may have begun: for the service this is a new session, in which
+            // outcomes of the old one still count.
+            epoch: if recovered.complete { recovered.epoch } else { process },
+            life: recovered.life,
+            process,
+            ends_at: Tick::NEVER,
             credential: identity.token.reveal().to_owned(),
             name: identity.name,
             software: SOFTWARE.to_owned(),
@@ -227,6 +260,7 @@ fn node_config(config: &EndpointConfig, identity: EndpointIdentity) -> Result<No
         },
         limits: DispatcherLimits::default(),
         lease_grace: Some(config.lease_grace),
+        journal: true,
         queue_tasks: config.queue_tasks,
         sent: Hop::EndpointSent,
         returned: Some(Hop::EndpointReturned),

@@ -1,11 +1,12 @@
 //! The loop of a running endpoint.
 
-use std::time::Duration;
+use std::{future::pending, sync::Arc, time::Duration};
 
 use funcx_core::contract::{Connection, Listener};
 use funcx_core::message::Refused;
-use funcx_core::state::{LaneId, Uplink};
+use funcx_core::state::{Counters, LaneId, Uplink};
 use funcx_net::driver::{Clock, NodeHandle, NodeNotice};
+use funcx_net::journal::Journal;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
@@ -38,9 +39,11 @@ pub(super) struct Running {
     pub(super) listener: Box<dyn Listener>,
     pub(super) noticed: mpsc::UnboundedReceiver<NodeNotice>,
     pub(super) blocks: Blocks,
+    pub(super) journal: Arc<Journal>,
     pub(super) status: watch::Sender<EndpointStatus>,
     pub(super) file: StatusFile,
     pub(super) report_period: Duration,
+    pub(super) drain_timeout: Duration,
     pub(super) farewell: Duration,
     pub(super) stop: CancellationToken,
     pub(super) _socket_directory: Option<tempfile::TempDir>,
@@ -56,6 +59,28 @@ enum Event {
     Look,
     Report,
     Stop,
+    /// Whoever is left has had time enough.
+    TimeIsUp,
+}
+
+/// How far an endpoint that was told to stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// It was not told.
+    No,
+    /// Managers finish what has begun.
+    Draining { until: Instant, before: Counters },
+    /// Managers were told to stop what still runs.
+    Stopping { until: Instant, before: Counters },
+}
+
+impl Leaving {
+    const fn until(self) -> Option<Instant> {
+        match self {
+            Self::No => None,
+            Self::Draining { until, .. } | Self::Stopping { until, .. } => Some(until),
+        }
+    }
 }
 
 impl Running {
@@ -69,9 +94,17 @@ impl Running {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refused_since = None;
+        let mut leaving = Leaving::No;
         let result = loop {
+            let time_is_up = async {
+                match leaving.until() {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => pending().await,
+                }
+            };
             let event = tokio::select! {
-                () = self.stop.cancelled() => Event::Stop,
+                () = self.stop.cancelled(), if leaving == Leaving::No => Event::Stop,
+                () = time_is_up => Event::TimeIsUp,
                 Some(notice) = self.noticed.recv() => Event::Noticed(notice),
                 accepted = self.listener.accept() => Event::Accepted(accepted),
                 () = &mut changed => {
@@ -83,7 +116,27 @@ impl Running {
                 _ = report.tick() => Event::Report,
             };
             match event {
-                Event::Stop => break Ok(()),
+                Event::Stop => {
+                    let before = self.counters().await;
+                    tracing::info!(blocks = self.blocks.count(), "draining");
+                    leaving = Leaving::Draining { until: Instant::now() + self.drain_timeout, before };
+                    let _ = self.node.with(|node, now| node.drain(now)).await;
+                }
+                Event::TimeIsUp => match leaving {
+                    Leaving::Draining { before, .. } => {
+                        tracing::warn!("not all tasks have ended in time; they are stopped");
+                        leaving = Leaving::Stopping { until: Instant::now() + self.farewell, before };
+                        requests.extend(self.blocks.cancel_all());
+                    }
+                    Leaving::No | Leaving::Stopping { .. } => break Ok(()),
+                },
+                Event::Noticed(NodeNotice::Drained) => {
+                    // Nothing is left for a later life to know of.
+                    if let Err(error) = self.journal.end_session() {
+                        tracing::warn!(%error, "the journal stays, and the next start goes on with it");
+                    }
+                    break Ok(());
+                }
                 Event::Noticed(NodeNotice::PeerUp(manager)) => {
                     tracing::info!(manager = %manager.node, name = manager.name, slots = manager.capacity.slots, "manager connected");
                     self.blocks.handle_registered(manager.node, clock.now().tick);
@@ -112,30 +165,32 @@ impl Running {
                         break Err(failed);
                     }
                 }
-                Event::Noticed(NodeNotice::Drained) => {}
+                Event::Noticed(NodeNotice::Events(_)) => {}
                 Event::Accepted(Ok(connection)) => self.node.accept(connection),
                 Event::Accepted(Err(error)) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+                // Blocks that end while everything is drained are not made up for.
                 Event::BlocksChanged => requests.extend(self.blocks.status()),
                 Event::Answered(answer) => {
                     let (ended, next) = self.blocks.handle_answer(answer, clock.now().tick);
                     requests.extend(next);
                     self.bury(ended).await;
-                    requests.extend(self.look(&clock).await);
+                    requests.extend(self.look(&clock, leaving == Leaving::No).await);
                 }
-                Event::Look => requests.extend(self.look(&clock).await),
+                Event::Look => requests.extend(self.look(&clock, leaving == Leaving::No).await),
                 Event::Report => self.report().await,
             }
         };
         drop(changed);
+        self.say_what_became(leaving).await;
         self.leave(requests, &clock).await;
         result
     }
 
     /// Looks at the load and tells the status; returns what to ask the provider.
-    async fn look(&mut self, clock: &Clock) -> Vec<ProviderRequest> {
+    async fn look(&mut self, clock: &Clock, scale: bool) -> Vec<ProviderRequest> {
         let seen = self.node.with(|node, _| {
             let managers = node.peers().filter(|peer| peer.connected);
             let (managers, workers) =
@@ -143,7 +198,10 @@ impl Running {
             (node.load(LaneId(0)), managers, workers, node.uplink().is_some_and(Uplink::is_open))
         });
         let Ok((load, managers, workers, connected)) = seen.await else { return Vec::new() };
-        let requests = self.blocks.handle_load(load.queued + load.leased, clock.now().tick);
+        let requests = match scale {
+            true => self.blocks.handle_load(load.queued + load.leased, clock.now().tick),
+            false => Vec::new(),
+        };
         let status = EndpointStatus {
             connected,
             blocks: self.blocks.count(),
@@ -151,7 +209,7 @@ impl Running {
             workers,
             queued: load.queued as u64,
             running: load.leased as u64,
-            problem: self.blocks.problem().map(str::to_owned),
+            problem: self.blocks.problem().map(str::to_owned).or_else(|| self.journal.problem().borrow().clone()),
         };
         if let Err(error) = self.file.update(&status) {
             tracing::warn!(error = format!("{error:#}"), "cannot write the status");
@@ -166,6 +224,21 @@ impl Running {
             // A node that has stopped has nothing to give out.
             let _ = self.node.with(move |node, now| node.handle_dead(manager.uuid(), &reason, now)).await;
         }
+    }
+
+    async fn counters(&self) -> Counters {
+        self.node.with(|node, _| node.counters()).await.unwrap_or_default()
+    }
+
+    /// Tells the operator what became of the tasks that were here when the endpoint was told to stop.
+    async fn say_what_became(&self, leaving: Leaving) {
+        let (Leaving::Draining { before, .. } | Leaving::Stopping { before, .. }) = leaving else { return };
+        let seen = self.node.with(|node, _| (node.counters(), node.load(LaneId(0)))).await;
+        let Ok((after, load)) = seen else { return };
+        let (finished, handed_back) =
+            (after.delivered - before.delivered, after.handed_back - before.handed_back);
+        let left = load.queued + load.leased;
+        tracing::info!(finished, handed_back, left, "drained: tasks that finished, went back to the service, are left");
     }
 
     async fn report(&mut self) {

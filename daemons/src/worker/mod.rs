@@ -17,6 +17,7 @@
 
 mod functions;
 mod late_sink;
+mod leaving;
 mod native;
 mod options;
 mod python;
@@ -28,15 +29,19 @@ use clap::Parser;
 use funcx_core::contract::{ExecutorSink, IdleFirst};
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{ErrorKind, Hop, ManagerId, Outcome};
-use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, NodeConfig, Uplink, UplinkIdentity};
+use funcx_core::model::{ErrorKind, Hop, ManagerId, Outcome, Tick};
+use funcx_core::state::{
+    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, NodeConfig, Uplink, UplinkIdentity,
+};
 use funcx_net::driver::{self, Above, NodeHandle, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
 use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
 use futures::future::{BoxFuture, FutureExt, ready};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{sync::mpsc, time::Instant};
 
 use self::late_sink::LateSink;
+use self::leaving::{BlockEnd, Reason, Tally};
 use self::native::PacedNative;
 use crate::config::format_duration;
 use crate::endpoint::{SOFTWARE, TOKEN_VARIABLE};
@@ -75,8 +80,9 @@ pub fn main(register: impl FnOnce(&mut NativeFunctions) -> funcx_core::Result<()
     report("funcx-worker", result)
 }
 
-/// Runs a manager until its endpoint is lost, refuses it, or a signal (SIGTERM, SIGINT) ends it. `functions` are all the
-/// native functions that it has.
+/// Runs a manager until its endpoint is lost, refuses it, its block nears its end, or a signal (SIGTERM, SIGINT) ends it.
+/// After a signal, and at the end of a block, it finishes what it can and says in one line what became of its tasks; a
+/// second signal ends it at once. `functions` are all the native functions that it has.
 ///
 /// The secret of its block stands in the variable [`SECRET_VARIABLE`].
 ///
@@ -84,6 +90,9 @@ pub fn main(register: impl FnOnce(&mut NativeFunctions) -> funcx_core::Result<()
 /// [`Failed`] with `Python`, `Refused` or `LostAbove`.
 pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<ExitCode> {
     let mut stop = signal::Stop::new()?;
+    let walltime =
+        options.walltime.map(|walltime| BlockEnd::new(walltime, options.kill_grace, Instant::now()));
+    allow_files(threads(options.workers) as u64);
     let secret = env::var(SECRET_VARIABLE).unwrap_or_default();
     // Workers come first: a manager that cannot run anything does not connect.
     let pool_sink = LateSink::new();
@@ -97,16 +106,29 @@ pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<E
     let (node, driver) =
         driver::start::<IdleFirst>(node_config(&options, secret)?, host, Some(above), |_| {});
     let (token, sink) = node.executor_sink();
-    pool_sink.connect(sink);
-    node.attach(token, pool, None);
+    let tally = Arc::new(Tally::default());
+    pool_sink.connect(tally.counting(sink));
+    node.attach(token, Arc::clone(&pool) as _, None);
     let (token, sink) = node.executor_sink();
-    let native = Arc::new(PacedNative::start(functions, threads(options.native_threads), sink)?);
+    let native =
+        Arc::new(PacedNative::start(functions, threads(options.native_threads), tally.counting(sink))?);
     node.attach(token, Arc::clone(&native) as _, None);
 
-    let result = tokio::select! {
-        ended = watch_endpoint(&node, noticed, &native, options.patience.unwrap_or(WorkerOptions::PATIENCE)) => ended,
-        () = stop.wait() => Ok(()),
+    let patience = options.patience.unwrap_or(WorkerOptions::PATIENCE);
+    let reason = tokio::select! {
+        ended = watch_endpoint(&node, noticed, &native, patience) => Err(ended),
+        () = stop.wait() => Ok(Reason::Signal),
+        end = BlockEnd::near(walltime) => Ok(Reason::Block(end)),
     };
+    let result = match reason {
+        Err(ended) => ended,
+        Ok(reason) => {
+            let (timeout, grace) = (options.drain_timeout, options.kill_grace);
+            leaving::drain(reason, timeout, grace, &pool, &native, &tally, &mut stop).await;
+            Ok(())
+        }
+    };
+    drop(pool);
     // What is here goes back to the endpoint. With the driver goes the pool, and with that its processes.
     let _ = node.with(|node, _| node.leave()).await;
     node.stop();
@@ -135,7 +157,10 @@ async fn watch_endpoint(
                     return Err(Failed::new(Exit::Refused, format!("the endpoint refuses this manager: {reason}")));
                 }
                 NodeNotice::Drained => return Ok(()),
-                NodeNotice::PeerUp(_) | NodeNotice::PeerDown(_) | NodeNotice::PeerLost(_) => {}
+                NodeNotice::PeerUp(_)
+                | NodeNotice::PeerDown(_)
+                | NodeNotice::PeerLost(_)
+                | NodeNotice::Events(_) => {}
             },
             _ = look.tick() => {
                 native.look();
@@ -182,7 +207,8 @@ async fn start_pool(options: &WorkerOptions, sink: Arc<dyn ExecutorSink>) -> Res
 fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig> {
     let mut random = [0; 24];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
-    let (epoch, id) = random.split_at(8);
+    let (process, id) = random.split_at(8);
+    let process = u64::from_ne_bytes(process.try_into().expect("8 of 24 bytes"));
     let drawn = || ManagerId::from_random(u128::from_ne_bytes(id.try_into().expect("16 of 24 bytes")));
     let host =
         nix::unistd::gethostname().map_or_else(|_| "?".into(), |name| name.to_string_lossy().into_owned());
@@ -190,7 +216,10 @@ fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig
         uplink: Some(UplinkIdentity {
             role: Role::Manager,
             node: options.manager_id.unwrap_or_else(drawn).uuid(),
-            epoch: u64::from_ne_bytes(epoch.try_into().expect("8 of 24 bytes")),
+            epoch: process,
+            life: 0,
+            process,
+            ends_at: Tick::NEVER,
             credential,
             name: format!("{host}, block {}, process {}", options.block, std::process::id()),
             software: SOFTWARE.to_owned(),
@@ -198,11 +227,23 @@ fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig
         link: LinkPolicy::default(),
         limits: DispatcherLimits::default(),
         lease_grace: None,
+        journal: false,
         queue_tasks: 0,
         sent: Hop::ManagerSent,
         returned: Some(Hop::ManagerReturned),
         software: SOFTWARE.to_owned(),
     })
+}
+
+/// Raises the limit of open files as far as that is allowed, if so many worker processes need more than it is.
+fn allow_files(workers: u64) {
+    let files = workers + 256;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < files
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, files.min(hard), hard)
+    {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// As many as asked for, or one per core.
@@ -223,6 +264,10 @@ impl NodeHost for Host {
     }
 
     fn deliver(&self, _: Vec<Outcome>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
         ready(()).boxed()
     }
 

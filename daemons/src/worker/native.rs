@@ -9,6 +9,7 @@ use funcx_core::Result;
 use funcx_core::contract::{Capacity, Executor, ExecutorCapability, ExecutorEvent, ExecutorSink};
 use funcx_core::inproc::{InProcess, NativeFunctions};
 use funcx_core::model::{AttemptId, Task};
+use funcx_net::driver::Clock;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -42,6 +43,7 @@ struct Seen {
     since: Instant,
     ended: usize,
     prefetch: u32,
+    draining: bool,
 }
 
 impl std::fmt::Debug for Pace {
@@ -56,11 +58,13 @@ impl PacedNative {
         threads: usize,
         sink: Arc<dyn ExecutorSink>,
     ) -> Result<Self> {
+        let clock = Clock::default();
         let least = threads as u32;
         let most = least.saturating_mul(MOST_PER_THREAD);
-        let seen = Mutex::new(Seen { since: Instant::now(), ended: 0, prefetch: least });
+        let seen = Mutex::new(Seen { since: Instant::now(), ended: 0, prefetch: least, draining: false });
         let pace = Arc::new(Pace { sink, least, most, seen });
-        let functions = functions.into_executor(threads, Arc::clone(&pace) as _)?;
+        let functions =
+            functions.into_executor(threads, Arc::new(move || clock.now().tick), Arc::clone(&pace) as _)?;
         Ok(Self { functions, pace })
     }
 
@@ -86,6 +90,7 @@ impl Executor for PacedNative {
     }
 
     fn drain(&self) -> BoxFuture<'static, ()> {
+        self.pace.seen.lock().draining = true;
         self.functions.drain()
     }
 }
@@ -103,7 +108,7 @@ impl Pace {
         let changed = {
             let mut seen = self.seen.lock();
             seen.ended += count;
-            if now.saturating_duration_since(seen.since) < PERIOD {
+            if seen.draining || now.saturating_duration_since(seen.since) < PERIOD {
                 return;
             }
             let prefetch = u32::try_from(seen.ended).unwrap_or(u32::MAX).clamp(self.least, self.most);
@@ -136,7 +141,7 @@ mod tests {
             }
         });
         let start = Instant::now();
-        let seen = Mutex::new(Seen { since: start, ended: 0, prefetch: 2 });
+        let seen = Mutex::new(Seen { since: start, ended: 0, prefetch: 2, draining: false });
         let pace = Pace { sink, least: 2, most: 8192, seen };
         let mut now = start;
         for ended in [1000, 1100, 1_000_000, 7000, 0, 0] {

@@ -59,6 +59,14 @@ pub struct WorkerOptions {
     /// Time between asking a worker to stop and killing it
     #[arg(long, value_parser = duration, default_value = "2 s", value_name = "DURATION")]
     pub kill_grace: Duration,
+    /// How long running tasks may take to finish when this manager is asked to end (SIGTERM); a second signal ends it at
+    /// once
+    #[arg(long, value_parser = duration, default_value = "30 s", value_name = "DURATION")]
+    pub drain_timeout: Duration,
+    /// How long the block of this manager still lasts. Before that is over it takes no more tasks, finishes what it can and
+    /// stops the rest
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub walltime: Option<Duration>,
     /// How long the endpoint may be out of reach until this manager gives up; 60 s if not set
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub patience: Option<Duration>,
@@ -68,6 +76,9 @@ impl WorkerOptions {
     /// How long a manager waits for its endpoint if nothing else is said: twice the time for which the endpoint keeps
     /// its tasks for it.
     pub const PATIENCE: Duration = Duration::from_millis(2 * limit::LEASE_GRACE_MILLIS);
+
+    /// How long running tasks may take when a manager is asked to end, if nothing else is said.
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// The arguments that say the same, without the ids and numbers that belong to one block.
     pub(crate) fn to_arguments(&self) -> Vec<String> {
@@ -82,9 +93,14 @@ impl WorkerOptions {
             self.max_output_size.to_string(),
             "--kill-grace".to_owned(),
             format_duration(self.kill_grace),
+            "--drain-timeout".to_owned(),
+            format_duration(self.drain_timeout),
         ];
         arguments
             .extend(self.workers.iter().flat_map(|workers| ["--workers".to_owned(), workers.to_string()]));
+        arguments.extend(
+            self.walltime.iter().flat_map(|walltime| ["--walltime".to_owned(), format_duration(*walltime)]),
+        );
         arguments.extend(self.preload.iter().flat_map(|module| ["--preload".to_owned(), module.clone()]));
         arguments
     }

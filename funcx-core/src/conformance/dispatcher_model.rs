@@ -1,12 +1,12 @@
 //! The reference model of the dispatcher: the same promises in the plainest way, and the two compared step by step.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::contract::{Capacity, IdleFirst, PeerId};
 use crate::model::{
-    AttemptId, Failure, Function, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
-    Timestamp, limit,
+    AttemptId, Failure, Function, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskEvent, TaskId,
+    TaskSpec, Tick, Timestamp, limit,
 };
 use crate::state::{Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, TaskState};
 
@@ -20,8 +20,9 @@ const LANE_TASKS: usize = 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are what the sentence above each variant says")]
 pub enum Step {
-    /// New tasks, of which a lost attempt is made again up to `max_attempts`.
-    Submit { lane: u8, tasks: u8, max_attempts: u8 },
+    /// New tasks of one owner with one priority, of which a lost attempt is made again up to `max_attempts`. `left` says
+    /// how much time they have: to begin if it is odd, to end if it is a multiple of four, else as much as they like.
+    Submit { lane: u8, tasks: u8, max_attempts: u8, owner: u8, priority: i8, left: u8 },
     /// A task that was submitted before, again, `later` attempts later.
     Resubmit { task: u8, later: u8 },
     /// Cancel one task.
@@ -45,6 +46,12 @@ pub enum Step {
     GiveBack { peer: u8, keep: u8 },
     /// The node leaves; what waits goes back to the node above.
     HandBack,
+    /// A peer loses its connection, or is back.
+    Connect { peer: u8, present: bool },
+    /// Time passes.
+    Pass { ticks: u8 },
+    /// An owner gets another part.
+    Weigh { owner: u8, weight: u8 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +60,15 @@ struct ModelTask {
     attempt: u32,
     leased_as: u32,
     max_attempts: u32,
-    cancelled: bool,
+    granted: u32,
+    owner: u8,
+    priority: i8,
+    start_by: Option<u64>,
+    end_by: Option<u64>,
+    /// It was asked to end, as what.
+    stop: Option<OutcomeKind>,
     again: bool,
     begun: bool,
-    unbegun: u32,
     place: Place,
 }
 
@@ -72,14 +84,18 @@ struct ModelPeer {
     lane: LaneId,
     capacity: Capacity,
     held: Vec<TaskId>,
+    present: bool,
 }
+
+/// Waiting tasks by owner and priority.
+type Queues = BTreeMap<(u8, i8), VecDeque<TaskId>>;
 
 /// A dispatcher and its reference model side by side.
 #[derive(Debug)]
 pub struct DispatcherModel {
     real: Dispatcher<IdleFirst>,
     tasks: BTreeMap<TaskId, ModelTask>,
-    queues: Vec<VecDeque<TaskId>>,
+    queues: Vec<Queues>,
     peers: BTreeMap<PeerId, ModelPeer>,
     ids: Vec<TaskId>,
     next_id: u128,
@@ -95,7 +111,7 @@ impl Default for DispatcherModel {
         let queues = (0..LANES)
             .map(|_| {
                 real.open_lane();
-                VecDeque::new()
+                Queues::new()
             })
             .collect();
         Self {
@@ -119,7 +135,10 @@ impl DispatcherModel {
         self.clock += 1;
         let now = Now { tick: Tick::from_nanos(self.clock), wall: Timestamp::from_nanos(self.clock) };
         match step {
-            Step::Submit { lane, tasks, max_attempts } => self.submit(lane, tasks % 12, max_attempts, now),
+            Step::Submit { lane, tasks, max_attempts, owner, priority, left } => {
+                let new = self.model_task(lane, max_attempts, owner, priority, left);
+                self.submit(&new, tasks % 12, now);
+            }
             Step::Resubmit { task, later } => self.resubmit(task, later, now),
             Step::Cancel { task } => self.cancel(task, now),
             Step::AddPeer { lane, slots, prefetch } => {
@@ -127,7 +146,9 @@ impl DispatcherModel {
                 let lane = LaneId(u32::from(lane) % LANES);
                 let peer = self.real.add_peer(lane, capacity);
                 assert!(
-                    self.peers.insert(peer, ModelPeer { lane, capacity, held: Vec::new() }).is_none(),
+                    self.peers
+                        .insert(peer, ModelPeer { lane, capacity, held: Vec::new(), present: true })
+                        .is_none(),
                     "{peer:?} is new"
                 );
             }
@@ -146,6 +167,11 @@ impl DispatcherModel {
             Step::Reconcile { peer, keep, extra, older } => self.reconcile(peer, keep, extra, older, now),
             Step::GiveBack { peer, keep } => self.give_back(peer, keep, now),
             Step::HandBack => self.hand_back(),
+            Step::Connect { peer, present } => self.connect(peer, present, now),
+            Step::Pass { ticks } => self.pass(ticks),
+            Step::Weigh { owner, weight } => {
+                self.real.set_weight(IdentityId::from_u128(u128::from(owner % 3)), u32::from(weight));
+            }
         }
         self.drain();
         self.compare();
@@ -168,15 +194,43 @@ impl DispatcherModel {
         self.peers.get_mut(&peer).expect("the model knows every peer it chose")
     }
 
-    fn new_task(id: TaskId, max_attempts: u32) -> Task {
-        let mut spec = TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1));
-        spec.limits.max_attempts = max_attempts;
-        Task::new(id, Arc::new(spec), "arguments")
+    fn model_task(&self, lane: u8, max_attempts: u8, owner: u8, priority: i8, left: u8) -> ModelTask {
+        let due = |given: bool| given.then(|| self.clock + u64::from(left));
+        ModelTask {
+            lane: LaneId(u32::from(lane) % LANES),
+            attempt: 1,
+            leased_as: 0,
+            max_attempts: u32::from(max_attempts % 4).max(1),
+            granted: 0,
+            owner: owner % 3,
+            priority: priority % 2,
+            start_by: due(left % 2 == 1),
+            end_by: due(left % 4 == 0),
+            stop: None,
+            again: false,
+            begun: false,
+            place: Place::Queued,
+        }
     }
 
-    fn submit(&mut self, lane: u8, count: u8, max_attempts: u8, now: Now) {
-        let lane = LaneId(u32::from(lane) % LANES);
-        let max_attempts = u32::from(max_attempts % 4).max(1);
+    fn new_task(id: TaskId, model: &ModelTask) -> Task {
+        let owner = IdentityId::from_u128(u128::from(model.owner));
+        let mut spec = TaskSpec::new(Arc::new(Function::native("f")), owner);
+        spec.limits.max_attempts = model.max_attempts;
+        spec.limits.priority = model.priority;
+        let mut task = Task::new(id, Arc::new(spec), "arguments");
+        task.start_by = model.start_by.map_or(Tick::NEVER, Tick::from_nanos);
+        task.end_by = model.end_by.map_or(Tick::NEVER, Tick::from_nanos);
+        task
+    }
+
+    fn queue_of(&mut self, id: TaskId) -> &mut VecDeque<TaskId> {
+        let task = &self.tasks[&id];
+        self.queues[task.lane.0 as usize].entry((task.owner, task.priority)).or_default()
+    }
+
+    fn submit(&mut self, new: &ModelTask, count: u8, now: Now) {
+        let lane = new.lane;
         let first = self.next_id;
         self.next_id += u128::from(count);
         let ids: Vec<_> = (0..u128::from(count)).map(|n| TaskId::from_u128(first + n)).collect();
@@ -186,8 +240,7 @@ impl DispatcherModel {
             .filter(|task| task.lane == lane && !matches!(task.place, Place::Finished(_)))
             .count();
         let room = LANE_TASKS.saturating_sub(unfinished);
-        let refused =
-            self.real.submit(lane, ids.iter().map(|id| Self::new_task(*id, max_attempts)).collect(), now);
+        let refused = self.real.submit(lane, ids.iter().map(|id| Self::new_task(*id, new)).collect(), now);
         let taken = ids.len().min(room);
         assert_eq!(
             refused.iter().map(|task| task.id).collect::<Vec<_>>(),
@@ -195,19 +248,8 @@ impl DispatcherModel {
             "what is over the bound is refused"
         );
         for id in &ids[..taken] {
-            let task = ModelTask {
-                lane,
-                attempt: 1,
-                leased_as: 0,
-                max_attempts,
-                cancelled: false,
-                again: false,
-                begun: false,
-                unbegun: 0,
-                place: Place::Queued,
-            };
-            self.tasks.insert(*id, task);
-            self.queues[lane.0 as usize].push_back(*id);
+            self.tasks.insert(*id, new.clone());
+            self.queue_of(*id).push_back(*id);
             self.ids.push(*id);
         }
     }
@@ -218,11 +260,11 @@ impl DispatcherModel {
         if matches!(known.place, Place::Finished(_)) {
             return;
         }
-        let mut again = Self::new_task(id, known.max_attempts);
+        let mut again = Self::new_task(id, known);
         again.attempt = known.attempt + u32::from(later % 3);
         if again.attempt > known.attempt {
             known.attempt = again.attempt;
-            known.again = known.cancelled;
+            known.again = known.stop.is_some();
         }
         assert!(
             self.real.submit(known.lane, vec![again], now).is_empty(),
@@ -240,18 +282,65 @@ impl DispatcherModel {
             "found as long as it is not finished"
         );
         match known.place {
-            Place::Queued => {
-                known.place = Place::Finished(OutcomeKind::Cancelled);
-                let lane = known.lane.0 as usize;
-                self.queues[lane].retain(|queued| *queued != id);
-                self.expect_delivery(&[(id, OutcomeKind::Cancelled)]);
+            Place::Queued => self.end_now(&[(id, OutcomeKind::Cancelled)]),
+            Place::Leased(peer) if !self.peers[&peer].present => {
+                self.end_now(&[(id, OutcomeKind::Cancelled)]);
             }
-            Place::Leased(_) => {
-                known.again = false;
-                known.cancelled = true;
-            }
+            Place::Leased(_) if known.stop.is_some() => known.again = false,
+            Place::Leased(_) => known.stop = Some(OutcomeKind::Cancelled),
             Place::Finished(_) => {}
         }
+    }
+
+    /// These tasks end, wherever they are, and are delivered in some order.
+    fn end_now(&mut self, ended: &[(TaskId, OutcomeKind)]) {
+        for (id, kind) in ended {
+            match self.tasks[id].place {
+                Place::Queued => self.queue_of(*id).retain(|queued| queued != id),
+                Place::Leased(peer) => self.known(peer).held.retain(|held| held != id),
+                Place::Finished(_) => panic!("{id} ends twice"),
+            }
+            self.tasks.get_mut(id).expect("ended tasks are known").place = Place::Finished(*kind);
+        }
+        self.expect_delivery(ended);
+    }
+
+    fn connect(&mut self, peer: u8, present: bool, now: Now) {
+        let Some(peer) = self.peer(peer) else { return };
+        self.real.advance(now);
+        self.real.set_present(peer, present);
+        self.known(peer).present = present;
+        if !present {
+            let now = self.clock;
+            let late = |id: &TaskId| {
+                let task = &self.tasks[id];
+                task.end_by.is_some_and(|due| due <= now) || task.start_by.is_some_and(|due| due <= now)
+            };
+            let ended: Vec<_> = self.peers[&peer].held.iter().copied().filter(late).collect();
+            self.end_now(&ended.iter().map(|id| (*id, OutcomeKind::TimedOut)).collect::<Vec<_>>());
+        }
+    }
+
+    fn pass(&mut self, ticks: u8) {
+        self.clock += u64::from(ticks);
+        let now = self.clock;
+        self.real.handle_timeout(Now { tick: Tick::from_nanos(now), wall: Timestamp::from_nanos(now) });
+        let mut ended = Vec::new();
+        for (id, task) in &mut self.tasks {
+            let absent = |peer: &PeerId| !self.peers[peer].present;
+            let late = task.end_by.is_some_and(|due| due <= now);
+            let expired = task.start_by.is_some_and(|due| due <= now);
+            match &task.place {
+                Place::Queued if late || expired => ended.push((*id, OutcomeKind::TimedOut)),
+                Place::Leased(peer) if late && absent(peer) => ended.push((*id, OutcomeKind::TimedOut)),
+                Place::Leased(_) if late && task.stop.is_none() => task.stop = Some(OutcomeKind::TimedOut),
+                Place::Leased(peer) if expired && !late && absent(peer) && !task.begun => {
+                    ended.push((*id, OutcomeKind::TimedOut));
+                }
+                Place::Queued | Place::Leased(_) | Place::Finished(_) => {}
+            }
+        }
+        self.end_now(&ended);
     }
 
     fn begin(&mut self, peer: u8) {
@@ -259,6 +348,7 @@ impl DispatcherModel {
         let Some(id) = self.known(peer).held.first().copied() else { return };
         let task = self.tasks.get_mut(&id).expect("leased tasks are known");
         task.begun = true;
+        task.start_by = None;
         let attempt = AttemptId { task: id, number: task.leased_as };
         self.real.handle_started(peer, attempt, Timestamp::from_nanos(self.clock));
     }
@@ -272,37 +362,34 @@ impl DispatcherModel {
         let held = self.known(peer).held.clone();
         let mut delivered = Vec::new();
         for id in held.into_iter().rev() {
-            let task = self.tasks.get_mut(&id).expect("leased tasks are known");
-            let begun = task.begun || task.max_attempts == 1 || task.unbegun == limit::MAX_UNBEGUN;
-            let ended = if dead && !begun {
-                task.unbegun += 1;
-                self.unlease(peer, id)
-            } else {
-                self.lose(id)
-            };
-            delivered.extend(ended.map(|kind| (id, kind)));
+            let begun = !dead || self.tasks[&id].begun;
+            delivered.extend(self.lose(id, begun).map(|kind| (id, kind)));
         }
         self.peers.remove(&peer);
         self.expect_delivery(&delivered);
     }
 
     /// A lease is lost: back to the front of the queue, or finished.
-    fn lose(&mut self, id: TaskId) -> Option<OutcomeKind> {
+    fn lose(&mut self, id: TaskId, begun: bool) -> Option<OutcomeKind> {
         let task = self.tasks.get_mut(&id).expect("leased tasks are known");
-        if task.again || (!task.cancelled && task.attempt < task.max_attempts) {
+        let granted = !begun && task.max_attempts > 1 && task.granted < limit::MAX_GRANTED;
+        if task.again || (task.stop.is_none() && (granted || task.attempt < task.max_attempts + task.granted))
+        {
             task.attempt += u32::from(!task.again);
+            task.granted += u32::from(!task.again && granted);
             task.place = Place::Queued;
-            (task.cancelled, task.again) = (false, false);
-            self.queues[task.lane.0 as usize].push_front(id);
+            (task.stop, task.again) = (None, false);
+            self.queue_of(id).push_front(id);
             return None;
         }
-        let kind = if task.cancelled { OutcomeKind::Cancelled } else { OutcomeKind::Lost };
+        let kind = task.stop.unwrap_or(OutcomeKind::Lost);
         task.place = Place::Finished(kind);
         Some(kind)
     }
 
     fn outcome(id: TaskId, attempt: u32, lost: bool) -> Outcome {
-        let mut task = Self::new_task(id, 1);
+        let spec = TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(0));
+        let mut task = Task::new(id, Arc::new(spec), "");
         task.attempt = attempt;
         match lost {
             true => Outcome::failed(&task, OutcomeKind::Lost, &Failure::new("WorkerLost", "it crashed")),
@@ -319,7 +406,7 @@ impl DispatcherModel {
         let mut delivered = Vec::new();
         for id in ended {
             if lost {
-                delivered.extend(self.lose(id).map(|kind| (id, kind)));
+                delivered.extend(self.lose(id, true).map(|kind| (id, kind)));
             } else {
                 self.tasks.get_mut(&id).expect("leased tasks are known").place =
                     Place::Finished(OutcomeKind::Returned);
@@ -373,7 +460,7 @@ impl DispatcherModel {
             "attempts that have no place here are stale"
         );
         if let Some(id) = adopted {
-            self.queues[lane.0 as usize].retain(|queued| *queued != id);
+            self.queue_of(id).retain(|queued| *queued != id);
             let task = self.tasks.get_mut(&id).expect("chosen from the known");
             task.place = Place::Leased(peer);
             task.begun = false;
@@ -409,9 +496,10 @@ impl DispatcherModel {
     }
 
     fn hand_back(&mut self) {
-        let waiting: Vec<TaskId> = self.queues.iter_mut().flat_map(|queue| queue.drain(..)).collect();
-        let given: Vec<TaskId> = self.real.hand_back().iter().map(|attempt| attempt.task).collect();
-        assert_eq!(given, waiting, "all that waits, in order");
+        let queues = self.queues.iter_mut().flat_map(|queues| queues.values_mut());
+        let waiting: BTreeSet<TaskId> = queues.flat_map(|queue| queue.drain(..)).collect();
+        let given: BTreeSet<TaskId> = self.real.hand_back().iter().map(|attempt| attempt.task).collect();
+        assert_eq!(given, waiting, "all that waits");
         for id in waiting {
             self.tasks.remove(&id);
             self.ids.retain(|known| *known != id);
@@ -422,17 +510,17 @@ impl DispatcherModel {
     fn unlease(&mut self, peer: PeerId, id: TaskId) -> Option<OutcomeKind> {
         self.known(peer).held.retain(|kept| *kept != id);
         let task = self.tasks.get_mut(&id).expect("leased tasks are known");
-        if task.cancelled && !task.again {
-            task.place = Place::Finished(OutcomeKind::Cancelled);
-            return Some(OutcomeKind::Cancelled);
+        if let Some(kind) = task.stop.filter(|_| !task.again) {
+            task.place = Place::Finished(kind);
+            return Some(kind);
         }
         task.place = Place::Queued;
-        (task.cancelled, task.again) = (false, false);
-        self.queues[task.lane.0 as usize].push_front(id);
+        (task.stop, task.again) = (None, false);
+        self.queue_of(id).push_front(id);
         None
     }
 
-    /// The next output delivers exactly these.
+    /// The next output delivers exactly these, in whatever order.
     fn expect_delivery(&mut self, expected: &[(TaskId, OutcomeKind)]) {
         if expected.is_empty() {
             return;
@@ -440,8 +528,9 @@ impl DispatcherModel {
         let Some(DispatcherOutput::Deliver(outcomes)) = self.real.poll_output() else {
             panic!("{expected:?} should have been delivered");
         };
-        let delivered: Vec<_> = outcomes.iter().map(|outcome| (outcome.task, outcome.kind)).collect();
-        assert_eq!(delivered, expected);
+        let delivered: BTreeMap<_, _> = outcomes.iter().map(|outcome| (outcome.task, outcome.kind)).collect();
+        assert_eq!(delivered, expected.iter().copied().collect());
+        assert_eq!(outcomes.len(), expected.len(), "each of them once");
     }
 
     /// Takes what comes out, and finds it allowed.
@@ -449,11 +538,16 @@ impl DispatcherModel {
         while let Some(output) = self.real.poll_output() {
             match output {
                 DispatcherOutput::Deliver(outcomes) => panic!("nothing else was due, but {outcomes:?} came"),
+                DispatcherOutput::Lost(events) => {
+                    let known = |event: &TaskEvent| self.tasks[&event.attempt.task].attempt;
+                    assert!(events.iter().all(|event| event.attempt.number < known(event)), "{events:?}");
+                }
+                DispatcherOutput::Abandon { .. } => panic!("nobody has abandoned anything"),
                 DispatcherOutput::Cancel { peer, attempts } => {
                     for attempt in attempts {
                         let task = &self.tasks[&attempt.task];
                         assert!(
-                            task.cancelled && task.place == Place::Leased(peer),
+                            task.stop.is_some() && task.place == Place::Leased(peer),
                             "{attempt:?} was not to be stopped"
                         );
                         assert_eq!(
@@ -465,9 +559,15 @@ impl DispatcherModel {
                 DispatcherOutput::Dispatch { peer, tasks } => {
                     assert!(!tasks.is_empty(), "a batch holds tasks");
                     for task in tasks {
+                        let (owner, priority) = (self.tasks[&task.id].owner, self.tasks[&task.id].priority);
                         let lane = self.peers[&peer].lane;
+                        assert_eq!(self.tasks[&task.id].lane, lane);
+                        let higher = self.queues[lane.0 as usize]
+                            .iter()
+                            .any(|((of, at), queue)| *of == owner && *at > priority && !queue.is_empty());
+                        assert!(!higher, "higher priorities of an owner go first");
                         assert_eq!(
-                            self.queues[lane.0 as usize].pop_front(),
+                            self.queue_of(task.id).pop_front(),
                             Some(task.id),
                             "first come, first served"
                         );
@@ -499,14 +599,15 @@ impl DispatcherModel {
                 (place, state) => panic!("{id}: the model says {place:?}, the dispatcher {state:?}"),
             }
         }
-        for (lane, queue) in self.queues.iter().enumerate() {
+        for (lane, queues) in self.queues.iter().enumerate() {
+            let queued: usize = queues.values().map(VecDeque::len).sum();
             let lane = LaneId(lane as u32);
             let idle = self
                 .peers
                 .values()
                 .any(|peer| peer.lane == lane && (peer.held.len() as u32) < peer.capacity.credits());
-            assert!(queue.is_empty() || !idle, "tasks wait in {lane:?} although a peer has room");
-            assert_eq!(self.real.load(lane).queued, queue.len());
+            assert!(queued == 0 || !idle, "tasks wait in {lane:?} although a peer has room");
+            assert_eq!(self.real.load(lane).queued, queued);
         }
     }
 }

@@ -34,6 +34,7 @@ pub trait Subject {
 struct Recorder {
     outcomes: mpsc::UnboundedSender<Outcome>,
     started: Mutex<Vec<AttemptId>>,
+    gave_back: Mutex<Vec<AttemptId>>,
 }
 
 impl ExecutorSink for Recorder {
@@ -46,7 +47,8 @@ impl ExecutorSink for Recorder {
             ExecutorEvent::Started(started) => {
                 self.started.lock().extend(started.iter().map(|(attempt, _)| *attempt));
             }
-            ExecutorEvent::Capacity(_) | ExecutorEvent::GaveBack(_) => {}
+            ExecutorEvent::GaveBack(attempts) => self.gave_back.lock().extend(attempts),
+            ExecutorEvent::Capacity(_) => {}
         }
     }
 }
@@ -62,7 +64,8 @@ struct Bench<E> {
 impl<E: Executor> Bench<E> {
     async fn new<S: Subject<Executor = E>>(subject: &S) -> Self {
         let (sender, outcomes) = mpsc::unbounded();
-        let recorder = Arc::new(Recorder { outcomes: sender, started: Mutex::default() });
+        let recorder =
+            Arc::new(Recorder { outcomes: sender, started: Mutex::default(), gave_back: Mutex::default() });
         let executor = subject.start(Arc::clone(&recorder) as Arc<dyn ExecutorSink>).await;
         Self { executor, recorder, outcomes, next_id: 0 }
     }
@@ -91,11 +94,24 @@ impl<E: Executor> Bench<E> {
     }
 
     /// Drains the executor and checks that nothing else comes out of it.
-    async fn finish(mut self) {
+    async fn finish(self) {
+        let (rest, gave_back) = self.drain().await;
+        assert!(rest.is_empty(), "outcomes that nobody waits for: {rest:?}");
+        assert!(gave_back.is_empty(), "given back though they have an outcome: {gave_back:?}");
+    }
+
+    /// What comes out of the executor while it drains: outcomes, and attempts that have not begun.
+    async fn drain(mut self) -> (Vec<Outcome>, Vec<AttemptId>) {
+        // A dropped drain is still a drain.
+        drop(self.executor.drain());
         self.executor.drain().await;
         drop(self.executor);
-        let rest: Vec<_> = std::iter::from_fn(|| self.outcomes.try_recv().ok()).collect();
-        assert!(rest.is_empty(), "outcomes that nobody waits for: {rest:?}");
+        let outcomes = std::iter::from_fn(|| self.outcomes.try_recv().ok()).collect();
+        let gave_back = std::mem::take(&mut *self.recorder.gave_back.lock());
+        let started = self.recorder.started.lock();
+        let begun = gave_back.iter().find(|attempt| started.contains(attempt));
+        assert_eq!(begun, None, "given back after it was reported as started");
+        (outcomes, gave_back)
     }
 }
 
@@ -112,8 +128,9 @@ pub async fn suite<S: Subject>(subject: &S) {
     waiting_attempts_are_cancelled(subject).await;
     running_attempts_are_cancelled(subject).await;
     unknown_attempts_are_not_cancelled(subject).await;
-    drain_finishes_everything(subject).await;
-    what_starts_late_is_lost(subject).await;
+    drain_finishes_or_gives_back(subject).await;
+    drain_ends_though_much_waits(subject).await;
+    what_starts_late_goes_back_or_is_lost(subject).await;
 }
 
 async fn says_what_it_can<S: Subject>(subject: &S) {
@@ -264,31 +281,55 @@ async fn unknown_attempts_are_not_cancelled<S: Subject>(subject: &S) {
     bench.finish().await;
 }
 
-async fn drain_finishes_everything<S: Subject>(subject: &S) {
+async fn drain_finishes_or_gives_back<S: Subject>(subject: &S) {
     let mut bench = Bench::new(subject).await;
     let (function, payload, value) = subject.returns();
     let tasks = bench.tasks((function, payload), 3);
-    bench.executor.start(tasks);
-    // A dropped drain is still a drain.
-    drop(bench.executor.drain());
-    bench.executor.drain().await;
-    let outcomes: Vec<_> = std::iter::from_fn(|| bench.outcomes.try_recv().ok()).collect();
-    assert_eq!(outcomes.len(), 3, "drain came back before every outcome was there");
+    bench.executor.start(tasks.clone());
+    let recorder = Arc::clone(&bench.recorder);
+    let (outcomes, gave_back) = bench.drain().await;
+    assert_each_once(&tasks, &outcomes, &gave_back);
     assert!(outcomes.iter().all(|outcome| outcome.payload == value));
-    let known: Vec<_> = bench.recorder.started.lock().clone();
     assert!(
-        known.iter().all(|attempt| attempt.task <= TaskId::from_u128(3)),
+        recorder.started.lock().iter().all(|attempt| attempt.task <= TaskId::from_u128(3)),
         "a start of an unknown attempt"
     );
-    bench.finish().await;
 }
 
-async fn what_starts_late_is_lost<S: Subject>(subject: &S) {
+async fn drain_ends_though_much_waits<S: Subject>(subject: &S) {
+    let mut bench = Bench::new(subject).await;
+    let capability = bench.executor.capability();
+    let (slots, prefetch) = (capability.capacity.slots as usize, capability.capacity.prefetch as usize);
+    let running = bench.tasks(subject.lasts(), slots);
+    let (function, payload, _) = subject.returns();
+    let waiting = bench.tasks((function, payload), prefetch.min(100));
+    let tasks: Vec<_> = running.iter().chain(&waiting).cloned().collect();
+    bench.executor.start(tasks.clone());
+    drop(bench.executor.drain());
+    if capability.cancels {
+        bench.executor.cancel(&running.iter().map(Task::attempt_id).collect::<Vec<_>>());
+    }
+    let (outcomes, gave_back) = bench.drain().await;
+    assert_each_once(&tasks, &outcomes, &gave_back);
+}
+
+/// Each task was given back or has an outcome, once, and nothing else was.
+fn assert_each_once(tasks: &[Task], outcomes: &[Outcome], gave_back: &[AttemptId]) {
+    let mut seen: Vec<_> =
+        outcomes.iter().map(Outcome::attempt_id).chain(gave_back.iter().copied()).collect();
+    let mut expected: Vec<_> = tasks.iter().map(Task::attempt_id).collect();
+    seen.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(seen, expected, "an attempt does not have exactly one outcome, nor was given back once");
+}
+
+async fn what_starts_late_goes_back_or_is_lost<S: Subject>(subject: &S) {
     let mut bench = Bench::new(subject).await;
     bench.executor.drain().await;
     let (function, payload, _) = subject.returns();
     let late = bench.tasks((function, payload), 2);
-    bench.executor.start(late);
-    assert!(bench.outcomes(2).await.values().all(|outcome| outcome.kind == OutcomeKind::Lost));
-    bench.finish().await;
+    bench.executor.start(late.clone());
+    let (outcomes, gave_back) = bench.drain().await;
+    assert!(outcomes.iter().all(|outcome| outcome.kind == OutcomeKind::Lost));
+    assert_each_once(&late, &outcomes, &gave_back);
 }

@@ -3,6 +3,7 @@
 //! [`suite`] is for every store, [`suite_durable`] for those that outlive their process. [`MemoryStore`] is the
 //! reference implementation.
 
+mod life;
 mod memory;
 
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use futures::future;
 pub use memory::MemoryStore;
 
 use crate::contract::{
-    Access, EndpointRecord, FunctionRecord, OutcomeRecord, Submission, TaskQuery, TaskRecord, TaskStore,
-    Write,
+    Access, Backlog, EndpointRecord, FunctionRecord, OutcomeRecord, QueueKey, Submission, TaskQuery,
+    TaskRecord, TaskStore, Write,
 };
 use crate::model::{
-    EndpointId, ErrorKind, Function, FunctionId, IdentityId, Outcome, OutcomeKind, Shape, Task, TaskGroupId,
-    TaskId, TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
+    EndpointId, ErrorKind, Function, FunctionId, IdentityId, Outcome, OutcomeKind, Shape, Task,
+    TaskEventKind, TaskGroupId, TaskId, TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
 };
 
 const EVERYTHING: usize = usize::MAX;
@@ -45,6 +46,8 @@ pub async fn suite(store: Arc<dyn TaskStore>) {
     commits_apply_in_the_order_of_the_calls(scene(14)).await;
     a_commit_whose_future_is_dropped_still_happens(scene(15)).await;
     long_and_empty_payloads_come_back(scene(16)).await;
+    each_owner_and_priority_has_a_queue(scene(17)).await;
+    life::suite(scene).await;
 }
 
 /// Checks that what was committed is there after the store is dropped and opened again, and that work goes on.
@@ -58,11 +61,16 @@ pub async fn suite_durable<S: TaskStore>(open: impl AsyncFn() -> S) {
     let (function, endpoint) = (function_record(base + 1, base + 2), endpoint_record(base + 3));
     let (owner, group) = (IdentityId::from_u128(base + 2), TaskGroupId::from_u128(base + 5));
     let finished = TaskId::from_u128(base + 1000);
+    let shared = || {
+        let mut spec = (*spec(base + 2, "durable")).clone();
+        spec.limits.deadline = Some(std::time::Duration::from_secs(60));
+        Arc::new(spec)
+    };
     let submission = |first: u64, accepted| Submission {
         endpoint: endpoint.id,
         group,
         function: function.id,
-        spec: spec(base + 2, "durable"),
+        spec: shared(),
         accepted: Timestamp::from_nanos(accepted),
         first_sequence: first,
         tasks: (first..first + 10).map(|number| (task_id(base, number), payload(number))).collect(),
@@ -74,6 +82,7 @@ pub async fn suite_durable<S: TaskStore>(open: impl AsyncFn() -> S) {
         Write::PutEndpoint(Arc::clone(&endpoint)),
         Write::Submit(submission(0, 1)),
         Write::Finish(vec![outcome(finished, "first")]),
+        Write::Record(vec![life::event(task_id(base, 5), 1, TaskEventKind::Lost)]),
     ];
     store.commit(writes).await.expect("commit");
     drop(store);
@@ -91,7 +100,11 @@ pub async fn suite_durable<S: TaskStore>(open: impl AsyncFn() -> S) {
     );
     let record = store.tasks(&[finished]).await.expect("tasks").remove(0).expect("task lost");
     assert_eq!(record.outcome, Some(outcome(finished, "first")), "outcome lost");
-    assert_eq!(store.pending_count(endpoint.id).await.expect("count"), 9, "count differs after reopening");
+    let left = |from: u64, through: u64| Backlog {
+        tasks: through - from,
+        bytes: (from..through).map(|number| payload(number).len() as u64).sum(),
+    };
+    assert_eq!(store.backlog(endpoint.id).await.expect("backlog"), left(1, 10), "differs after reopening");
     store.commit(vec![Write::Submit(submission(10, 2))]).await.expect("commit after reopening");
     store
         .commit(vec![Write::Finish(vec![outcome(finished, "second")])])
@@ -100,12 +113,25 @@ pub async fn suite_durable<S: TaskStore>(open: impl AsyncFn() -> S) {
     drop(store);
 
     let store = open().await;
-    let pending = store.pending(endpoint.id, 0, EVERYTHING, EVERYTHING).await.expect("pending");
+    let queue = QueueKey { owner, priority: 0 };
+    let queues = store.queues(endpoint.id, None, EVERYTHING).await.expect("queues");
+    assert_eq!(queues, [(queue, left(1, 20))], "queues differ after reopening");
+    let pending = store.pending(endpoint.id, queue, 0, EVERYTHING, EVERYTHING).await.expect("pending");
     let found: Vec<_> = pending.iter().map(|task| (task.id, task.sequence, task.payload.clone())).collect();
     let expected: Vec<_> = (1..20).map(|number| (task_id(base, number), number, payload(number))).collect();
     assert_eq!(found, expected, "pending tasks differ after reopening");
-    assert!(pending.iter().all(|task| *task.spec == *spec(base + 2, "durable")), "specification differs");
-    assert_eq!(store.pending_count(endpoint.id).await.expect("count"), 19, "count differs after reopening");
+    assert!(pending.iter().all(|task| task.spec == shared()), "specification differs");
+    for task in &pending {
+        let lost = task.id == task_id(base, 5);
+        assert_eq!(task.attempt, if lost { 2 } else { 1 }, "attempts differ after reopening");
+        let events = store.task_events(task.id).await.expect("events");
+        assert_eq!(events.len(), usize::from(lost), "events differ after reopening");
+    }
+    let due = store.due(None, EVERYTHING).await.expect("due");
+    let due: Vec<_> = due.iter().map(|due| (due.queue, due.sequence)).collect();
+    assert_eq!(due.len(), 19, "times differ after reopening");
+    assert!(due.iter().all(|(key, number)| *key == queue && (1..20).contains(number)));
+    assert_eq!(store.backlog(endpoint.id).await.expect("backlog"), left(1, 20), "differs after reopening");
     for query in [TaskQuery::Owner(owner), TaskQuery::Group(group)] {
         let (ids, next) = store.task_ids(query, None, EVERYTHING).await.expect("task ids");
         assert_eq!(
@@ -169,13 +195,22 @@ impl Scene<'_> {
         records.remove(0).expect("an accepted task is there")
     }
 
+    /// The queue in which tasks of [`Scene::submission`] wait.
+    fn queue(self) -> QueueKey {
+        QueueKey { owner: self.owner(), priority: 0 }
+    }
+
     async fn pending(self, after: u64, limit: usize, max_bytes: usize) -> Vec<u64> {
-        let tasks = self.store.pending(self.endpoint(), after, limit, max_bytes).await.expect("pending");
-        tasks.iter().map(|task| task.sequence).collect()
+        self.pending_in(self.queue(), after, limit, max_bytes).await
+    }
+
+    async fn pending_in(self, queue: QueueKey, after: u64, limit: usize, max_bytes: usize) -> Vec<u64> {
+        let page = self.store.pending(self.endpoint(), queue, after, limit, max_bytes);
+        page.await.expect("pending").iter().map(|task| task.sequence).collect()
     }
 
     async fn count(self) -> u64 {
-        self.store.pending_count(self.endpoint()).await.expect("pending count")
+        self.store.backlog(self.endpoint()).await.expect("backlog").tasks
     }
 }
 
@@ -373,7 +408,8 @@ async fn pending_tasks_come_in_order_of_sequence(scene: Scene<'_>) {
     );
     assert_eq!(scene.count().await, 6);
 
-    let tasks = scene.store.pending(scene.endpoint(), 2, 3, EVERYTHING).await.expect("pending");
+    let tasks =
+        scene.store.pending(scene.endpoint(), scene.queue(), 2, 3, EVERYTHING).await.expect("pending");
     for (task, number) in tasks.iter().zip([3, 4, 5]) {
         assert_eq!((task.id, task.accepted), (scene.task(number), Timestamp::from_nanos(1_001)));
         assert_eq!(task.payload, payload(number));
@@ -519,7 +555,8 @@ async fn long_and_empty_payloads_come_back(scene: Scene<'_>) {
         record
     });
     let outcomes: Vec<_> = outcomes.collect();
-    let pending = scene.store.pending(scene.endpoint(), 0, 100, EVERYTHING).await.expect("pending");
+    let pending = scene.store.pending(scene.endpoint(), scene.queue(), 0, 100, EVERYTHING);
+    let pending = pending.await.expect("pending");
     assert!(pending.iter().map(|task| &task.payload).eq(&payloads), "payloads of pending tasks");
     scene.commit([Write::Finish(outcomes.clone())]).await;
     for (number, (payload, outcome)) in (1..).zip(payloads.into_iter().zip(outcomes)) {
@@ -527,6 +564,53 @@ async fn long_and_empty_payloads_come_back(scene: Scene<'_>) {
         assert_eq!(record.payload, payload);
         assert_eq!(record.outcome, Some(outcome));
     }
+}
+
+async fn each_owner_and_priority_has_a_queue(scene: Scene<'_>) {
+    let store = scene.store;
+    let submission = |owner: u128, priority: i8, first: u64, count: u64| {
+        let mut spec = (*spec(scene.base + owner, "code")).clone();
+        spec.limits.priority = priority;
+        Write::Submit(Submission { spec: Arc::new(spec), ..scene.submission(first, count) })
+    };
+    let key =
+        |owner: u128, priority: i8| QueueKey { owner: IdentityId::from_u128(scene.base + owner), priority };
+    scene.commit([submission(2, 0, 1, 5), submission(30, 0, 6, 2), submission(2, 9, 8, 1)]).await;
+    scene.commit([submission(2, -128, 9, 1), submission(30, 0, 10, 1)]).await;
+    assert_eq!(scene.pending_in(key(2, 0), 0, 100, EVERYTHING).await, [1, 2, 3, 4, 5]);
+    assert_eq!(scene.pending_in(key(30, 0), 6, 100, EVERYTHING).await, [7, 10]);
+    assert_eq!(scene.pending_in(key(2, 9), 0, 100, EVERYTHING).await, [8]);
+    assert_eq!(scene.pending_in(key(2, 8), 0, 100, EVERYTHING).await, [] as [u64; 0], "no such queue");
+
+    let bytes = |numbers: &[u64]| numbers.iter().map(|number| payload(*number).len() as u64).sum();
+    let queue = |owner, priority, numbers: &[u64]| {
+        (key(owner, priority), Backlog { tasks: numbers.len() as u64, bytes: bytes(numbers) })
+    };
+    let all =
+        [queue(2, -128, &[9]), queue(2, 0, &[1, 2, 3, 4, 5]), queue(2, 9, &[8]), queue(30, 0, &[6, 7, 10])];
+    let mut found = Vec::new();
+    while let page =
+        store.queues(scene.endpoint(), found.last().map(|(key, _)| *key), 3).await.expect("queues")
+        && !page.is_empty()
+    {
+        assert!(page.len() <= 3, "at most as many as asked for");
+        found.extend(page);
+    }
+    assert_eq!(found, all);
+    assert_eq!(
+        store.backlog(scene.endpoint()).await.expect("backlog").bytes,
+        bytes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+    );
+
+    // A queue that is empty is none, and comes back with its next task.
+    scene.commit([Write::Finish(vec![outcome(scene.task(8), "8"), outcome(scene.task(2), "2")])]).await;
+    let left = [queue(2, -128, &[9]), queue(2, 0, &[1, 3, 4, 5]), queue(30, 0, &[6, 7, 10])];
+    assert_eq!(store.queues(scene.endpoint(), None, 10).await.expect("queues"), left);
+    scene.commit([submission(2, 9, 11, 1), Write::Finish(vec![outcome(scene.task(9), "9")])]).await;
+    assert_eq!(scene.pending_in(key(2, 9), 0, 100, EVERYTHING).await, [11]);
+    let left = [queue(2, 0, &[1, 3, 4, 5]), queue(2, 9, &[11]), queue(30, 0, &[6, 7, 10])];
+    assert_eq!(store.queues(scene.endpoint(), None, 10).await.expect("queues"), left);
+    assert_eq!(scene.count().await, 8);
 }
 
 #[cfg(test)]

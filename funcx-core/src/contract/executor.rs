@@ -62,7 +62,7 @@ pub trait Executor: Send + Sync + 'static {
     /// before the request came). Attempts it does not hold are ignored: their outcome is on its way.
     fn cancel(&self, attempts: &[AttemptId]);
 
-    /// Gives back what has not begun, where the executor can tell. Resolves when all the others have their outcome in the
+    /// Gives back what has not begun, where the executor can tell, after it has said that it has no more room. Resolves when all the others have their outcome in the
     /// sink and the workers are gone.
     ///
     /// **Cancellation.** Dropping the future does not undo the drain.

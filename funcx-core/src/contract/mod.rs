@@ -37,7 +37,7 @@ pub use placement_policy::{IdleFirst, PeerId, PlacementPolicy, Room};
 pub use provider::{BlockRequest, JobState, JobStatus, Provider, ProviderCapability};
 pub use registry::Registry;
 pub use task_store::{
-    EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, Submission, TaskCursor, TaskQuery,
-    TaskRecord, TaskStore, Write,
+    Backlog, Due, DueReason, EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, QueueKey,
+    Submission, TaskCursor, TaskQuery, TaskRecord, TaskStore, Write,
 };
 pub use transport::{Address, Connection, Frame, Listener, Transport, TransportCapability};

@@ -1,13 +1,14 @@
 //! What outlives the service process.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::Access;
 use crate::model::{
-    EndpointId, Function, FunctionId, IdentityId, Outcome, Result, TaskGroupId, TaskId, TaskSpec, Timestamp,
+    EndpointId, Function, FunctionId, IdentityId, Outcome, Result, TaskEvent, TaskGroupId, TaskId, TaskSpec,
+    Timestamp,
 };
 
 /// Durable functions, endpoints, tasks and outcomes.
@@ -63,18 +64,38 @@ pub trait TaskStore: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>>;
 
-    /// Tasks of `endpoint` without an outcome whose sequence number is greater than `after`, in order, at most
-    /// `limit` of them and about `max_bytes` of payload (but at least one if there is one).
+    /// What is known to have happened to a task before its outcome, in the order in which it was recorded; nothing for an
+    /// unknown task. Of many events the last [`MAX_TASK_EVENTS`](crate::model::limit::MAX_TASK_EVENTS) are kept.
+    fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>>;
+
+    /// Tasks of one queue of `endpoint` without an outcome whose sequence number is greater than `after`, in order, at
+    /// most `limit` of them and about `max_bytes` of payload (but at least one if there is one).
     fn pending(
         &self,
         endpoint: EndpointId,
+        queue: QueueKey,
         after: u64,
         limit: usize,
         max_bytes: usize,
     ) -> BoxFuture<'_, Result<Vec<PendingTask>>>;
 
-    /// Number of tasks of `endpoint` without an outcome.
-    fn pending_count(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<u64>>;
+    /// The queues of `endpoint` that have tasks without an outcome, in order, after `after`, at most `limit`.
+    fn queues(
+        &self,
+        endpoint: EndpointId,
+        after: Option<QueueKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(QueueKey, Backlog)>>>;
+
+    /// Tasks of all queues of `endpoint` without an outcome.
+    fn backlog(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<Backlog>>;
+
+    /// Times at which tasks without an outcome have to end (see [`Due`]), earliest first, after `after`, at most `limit`.
+    fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> BoxFuture<'_, Result<Vec<Due>>>;
+
+    /// The `ended_before` after which [`Write::Expire`] would find something to remove: the end of the tasks that ended
+    /// first. `None` if nothing has ended.
+    fn oldest_ended(&self) -> BoxFuture<'_, Result<Option<Timestamp>>>;
 }
 
 /// One change.
@@ -92,6 +113,71 @@ pub enum Write {
     Submit(Submission),
     /// Gives tasks their outcome. A task that has one keeps it.
     Finish(Vec<OutcomeRecord>),
+    /// Keeps events of tasks, with what follows from them: after [`Lost`](crate::model::TaskEventKind::Lost) the task goes
+    /// on as the next attempt, after [`Started`](crate::model::TaskEventKind::Started) its time to live does not matter
+    /// any more. Events of unknown tasks leave no trace.
+    Record(Vec<TaskEvent>),
+    /// Removes finished tasks and all there is about them. Those without an outcome stay.
+    Forget(Vec<TaskId>),
+    /// Removes tasks that ended before this time: one step, which removes about
+    /// [`MAX_PAGE_TASKS`](crate::model::limit::MAX_PAGE_TASKS) tasks, those first that ended first. Tasks accepted
+    /// together go together, once the last of them has ended that long ago. Functions and their code stay.
+    Expire {
+        /// What ended before is removed.
+        ended_before: Timestamp,
+    },
+}
+
+/// Which of the queues of an endpoint: each owner has one for each priority, so that nobody's task has to be looked for
+/// behind other people's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueKey {
+    /// Whose tasks.
+    pub owner: IdentityId,
+    /// Of which priority.
+    pub priority: i8,
+}
+
+impl QueueKey {
+    /// The queue in which tasks with this specification wait.
+    pub fn of(spec: &TaskSpec) -> Self {
+        Self { owner: spec.owner, priority: spec.limits.priority }
+    }
+}
+
+/// How much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Tasks without an outcome.
+    pub tasks: u64,
+    /// Bytes of their arguments.
+    pub bytes: u64,
+}
+
+/// A time at which a task has to end if it has no outcome by then. A task may have two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// When.
+    pub at: Timestamp,
+    /// Which task.
+    pub task: TaskId,
+    /// Where it waits.
+    pub endpoint: EndpointId,
+    /// In which queue.
+    pub queue: QueueKey,
+    /// Its sequence number at the endpoint.
+    pub sequence: u64,
+    /// Why.
+    pub reason: DueReason,
+}
+
+/// Why a task has to end at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DueReason {
+    /// It has not begun within its time to live.
+    TimeToLive,
+    /// Its deadline has passed.
+    Deadline,
 }
 
 /// A registered function.
@@ -172,6 +258,8 @@ pub struct TaskRecord {
     pub sequence: u64,
     /// Its arguments.
     pub payload: Bytes,
+    /// Number of its attempt, from 1.
+    pub attempt: u32,
     /// How it ended, once it has.
     pub outcome: Option<OutcomeRecord>,
 }
@@ -198,6 +286,12 @@ pub struct PendingTask {
     pub accepted: Timestamp,
     /// Its arguments.
     pub payload: Bytes,
+    /// Number of its next attempt, from 1.
+    pub attempt: u32,
+    /// Earlier attempts that do not count: after [`LeaseLost`](crate::model::TaskEventKind::LeaseLost).
+    pub granted: u32,
+    /// Whether an attempt has been recorded as begun, so that its time to live does not matter.
+    pub begun: bool,
 }
 
 /// Which tasks to list.
@@ -212,3 +306,18 @@ pub enum TaskQuery {
 /// Where a page ended: opaque bytes that only the store that made them understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskCursor(pub Vec<u8>);
+
+impl Due {
+    /// The times at which a task that was accepted at `accepted` has to end, with why. A time to live that ends after the
+    /// deadline does not matter.
+    pub fn times(spec: &TaskSpec, accepted: Timestamp) -> impl Iterator<Item = (Timestamp, DueReason)> {
+        let after = |limit: Option<Duration>| {
+            let nanos = u64::try_from(limit?.as_nanos()).unwrap_or(u64::MAX);
+            Some(Timestamp::from_nanos(accepted.as_nanos().saturating_add(nanos)))
+        };
+        let deadline = after(spec.limits.deadline);
+        let ttl = after(spec.limits.ttl).filter(|ttl| deadline.is_none_or(|deadline| *ttl < deadline));
+        let ttl = ttl.map(|at| (at, DueReason::TimeToLive));
+        ttl.into_iter().chain(deadline.map(|at| (at, DueReason::Deadline)))
+    }
+}

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{InProcess, NativeService};
+use super::{CallContext, Clock, InProcess, NativeService};
 use crate::contract::ExecutorSink;
 use crate::model::{Error, ErrorKind, Failure, FunctionKind, Outcome, OutcomeKind, Result, Task};
 
 /// What calling a function gives: its value or the reason why it has none.
 type Returned = std::result::Result<Bytes, Failure>;
-type Sync = dyn Fn(&Bytes) -> Returned + Send + std::marker::Sync;
+type Sync = dyn Fn(&Bytes, &CallContext) -> Returned + Send + std::marker::Sync;
 type Async = dyn Fn(Bytes) -> BoxFuture<'static, Returned> + Send + std::marker::Sync;
 
 /// Rust functions by the names under which tasks call them.
@@ -66,8 +66,26 @@ impl NativeFunctions {
     {
         self.insert(
             name.into(),
-            NativeCall::Sync(Arc::new(move |payload| encode(&function(decode(payload)?)))),
+            NativeCall::Sync(Arc::new(move |payload, _| encode(&function(decode(payload)?)))),
         )
+    }
+
+    /// Registers a function that may run long: it is told by its [`CallContext`] when to give up. Argument and value are
+    /// JSON. What it returns after it was stopped is not looked at.
+    ///
+    /// # Errors
+    /// `Conflict` if the name is taken.
+    pub fn register_with_context<A, R>(
+        &mut self,
+        name: impl Into<String>,
+        function: impl Fn(A, &CallContext) -> R + Send + std::marker::Sync + 'static,
+    ) -> Result<&mut Self>
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+    {
+        let call = move |payload: &Bytes, context: &CallContext| encode(&function(decode(payload)?, context));
+        self.insert(name.into(), NativeCall::Sync(Arc::new(call)))
     }
 
     /// Registers an asynchronous function whose argument and value are JSON.
@@ -99,7 +117,7 @@ impl NativeFunctions {
         name: impl Into<String>,
         function: impl Fn(&Bytes) -> std::result::Result<Bytes, Failure> + Send + std::marker::Sync + 'static,
     ) -> Result<&mut Self> {
-        self.insert(name.into(), NativeCall::Sync(Arc::new(function)))
+        self.insert(name.into(), NativeCall::Sync(Arc::new(move |payload, _| function(payload))))
     }
 
     /// All names in order.
@@ -112,12 +130,18 @@ impl NativeFunctions {
         NativeService::new(self)
     }
 
-    /// An executor that runs them on `threads` threads of its own.
+    /// An executor that runs them on `threads` threads of its own. `clock` tells when walltimes, times to live and
+    /// deadlines are over.
     ///
     /// # Errors
     /// `Io` if a thread cannot be started.
-    pub fn into_executor(self, threads: usize, sink: Arc<dyn ExecutorSink>) -> Result<InProcess> {
-        InProcess::new(self, threads, sink)
+    pub fn into_executor(
+        self,
+        threads: usize,
+        clock: Clock,
+        sink: Arc<dyn ExecutorSink>,
+    ) -> Result<InProcess> {
+        InProcess::new(self, threads, clock, sink)
     }
 
     fn insert(&mut self, name: String, call: NativeCall) -> Result<&mut Self> {
@@ -130,7 +154,7 @@ impl NativeFunctions {
     }
 
     /// Begins a task: its outcome if it ran to its end here, else a future of it.
-    pub(super) fn begin(&self, task: &Task) -> Begun {
+    pub(super) fn begin(&self, task: &Task, context: &CallContext) -> Begun {
         let body = task.spec.function.body();
         if body.kind != FunctionKind::Native {
             let failure = Failure::new(
@@ -148,7 +172,7 @@ impl NativeFunctions {
                 Begun::Ended(Outcome::failed(task, OutcomeKind::Raised, &failure))
             }
             Some(NativeCall::Sync(call)) => {
-                let returned = panic::catch_unwind(panic::AssertUnwindSafe(|| call(&task.payload)));
+                let returned = panic::catch_unwind(panic::AssertUnwindSafe(|| call(&task.payload, context)));
                 Begun::Ended(ended(task, returned.unwrap_or_else(|panic| Err(panicked(&*panic)))))
             }
             Some(NativeCall::Async(call)) => {

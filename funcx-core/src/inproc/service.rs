@@ -8,13 +8,14 @@ use std::{
 use futures::future::{BoxFuture, Either, FutureExt, Ready, ready};
 use tower::Service;
 
+use super::CallContext;
 use super::functions::{Begun, NativeFunctions, finish};
 use crate::model::{Error, Outcome, Task};
 
 /// Runs native functions where it is called. A task that failed is an outcome; the service itself never fails.
 ///
 /// Synchronous functions run inside `call`, on the caller's thread: this is the way for functions that are short.
-/// Long ones belong in an [`InProcess`](super::InProcess) executor, which has threads of its own.
+/// Nobody can stop them, and walltimes and deadlines are not looked at; layers do that. Long ones belong in an [`InProcess`](super::InProcess) executor, which has threads of its own.
 #[derive(Debug, Clone)]
 pub struct NativeService {
     functions: Arc<NativeFunctions>,
@@ -36,7 +37,7 @@ impl Service<Task> for NativeService {
     }
 
     fn call(&mut self, task: Task) -> Self::Future {
-        match self.functions.begin(&task) {
+        match self.functions.begin(&task, &CallContext::default()) {
             Begun::Ended(outcome) => Either::Left(ready(Ok(outcome))),
             Begun::Running(running) => Either::Right(async move { Ok(finish(&task, running).await) }.boxed()),
         }

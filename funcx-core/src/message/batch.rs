@@ -96,6 +96,10 @@ pub struct TaskHead {
     pub task: TaskId,
     /// Number of this attempt.
     pub attempt: u32,
+    /// Earlier attempts that do not count.
+    pub granted: u32,
+    /// Time left until it has to begin, and until it has to end.
+    left: [Option<Duration>; 2],
     /// Index into the specifications of the batch.
     pub spec: u32,
     /// Length of the arguments.
@@ -166,8 +170,8 @@ impl SpecHead {
 }
 
 impl TaskBatch {
-    /// The batch of these tasks. Neighbours with the same specification share one entry.
-    pub fn new(tasks: impl IntoIterator<Item = Task>) -> Self {
+    /// The batch of these tasks, sent at `now`. Neighbours with the same specification share one entry.
+    pub fn new(tasks: impl IntoIterator<Item = Task>, now: Tick) -> Self {
         let mut batch = Self::default();
         let mut last: Option<Arc<TaskSpec>> = None;
         for task in tasks {
@@ -178,6 +182,8 @@ impl TaskBatch {
             batch.heads.push(TaskHead {
                 task: task.id,
                 attempt: task.attempt,
+                granted: task.granted,
+                left: [task.start_by, task.end_by].map(|due| (due != Tick::NEVER).then(|| due.since(now))),
                 spec: batch.specs.len() as u32 - 1,
                 payload_len: length(&task.payload),
                 stamps: task.stamps.to_nanos(),
@@ -187,10 +193,11 @@ impl TaskBatch {
         batch
     }
 
-    /// The tasks. `function` finds the body for a hash; the error is the hash that it does not find, or `None`
+    /// The tasks, received at `now`. `function` finds the body for a hash; the error is the hash that it does not find, or `None`
     /// for a head that names no specification.
     pub fn into_tasks(
         self,
+        now: Tick,
         mut function: impl FnMut(FunctionHash) -> Option<Arc<Function>>,
     ) -> Result<Vec<Task>, Option<FunctionHash>> {
         let specs = self
@@ -209,15 +216,20 @@ impl TaskBatch {
                 Ok(Task {
                     id: head.task,
                     attempt: head.attempt,
+                    granted: head.granted,
                     spec: Arc::clone(spec),
                     payload,
                     stamps: HopStamps::from_nanos(head.stamps),
-                    start_by: Tick::NEVER,
-                    end_by: Tick::NEVER,
+                    start_by: due(head.left[0], now),
+                    end_by: due(head.left[1], now),
                 })
             })
             .collect()
     }
+}
+
+fn due(left: Option<Duration>, now: Tick) -> Tick {
+    left.map_or(Tick::NEVER, |left| now + left)
 }
 
 /// Outcomes of tasks.
@@ -328,9 +340,15 @@ mod tests {
             .collect();
         tasks[2].stamps.set(Hop::Accepted, Timestamp::from_nanos(77));
 
-        let batch = TaskBatch::new(tasks.clone());
+        // Its clock is a second ahead of that of the sender, which is nothing to the time that is left.
+        let (sent, second) = (Tick::from_nanos(5), Duration::from_secs(1));
+        (tasks[0].start_by, tasks[1].end_by, tasks[1].granted) = (sent + second, sent, 2);
+        let batch = TaskBatch::new(tasks.clone(), sent);
         assert_eq!(batch.specs.len(), 2);
-        let back = batch.into_tasks(|hash| (hash == function.hash()).then(|| Arc::clone(&function))).unwrap();
+        (tasks[0].start_by, tasks[1].end_by) = (sent + second + second, sent + second);
+        let back = batch
+            .into_tasks(sent + second, |hash| (hash == function.hash()).then(|| Arc::clone(&function)))
+            .unwrap();
         assert_eq!(back, tasks);
     }
 
@@ -338,12 +356,12 @@ mod tests {
     fn a_task_for_an_unknown_function_is_an_error_that_names_it() {
         let function = Arc::new(Function::native("f"));
         let spec = Arc::new(TaskSpec::new(Arc::clone(&function), IdentityId::from_u128(9)));
-        let batch = TaskBatch::new([Task::new(TaskId::from_u128(1), spec, "")]);
-        assert_eq!(batch.clone().into_tasks(|_| None), Err(Some(function.hash())));
+        let batch = TaskBatch::new([Task::new(TaskId::from_u128(1), spec, "")], Tick::ZERO);
+        assert_eq!(batch.clone().into_tasks(Tick::ZERO, |_| None), Err(Some(function.hash())));
 
         let mut astray = batch;
         astray.heads[0].spec = 7;
-        assert_eq!(astray.into_tasks(|_| Some(Arc::clone(&function))), Err(None));
+        assert_eq!(astray.into_tasks(Tick::ZERO, |_| Some(Arc::clone(&function))), Err(None));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!   Hello ───────────────────────────▶
 //!         ◀─────────────────────────── Welcome | Refused
 //!   Held… Capacity ──────────────────▶   (open)
-//!         ◀─────────────────────────── Functions Tasks Cancel OutcomesAcked Drain Ping
+//!         ◀─────────────────────────── Functions Tasks Cancel Abandon OutcomesAcked Drain Ping
 //!   Outcomes Capacity TaskEvents GaveBack Report Pong Goodbye ─▶
 //! ```
 //!
@@ -27,7 +27,7 @@ use uuid::Uuid;
 pub use batch::{FunctionBatch, FunctionHead, OutcomeBatch, OutcomeHead, SpecHead, TaskBatch, TaskHead};
 
 use crate::contract::Capacity;
-use crate::model::{AttemptId, TaskId};
+use crate::model::{AttemptId, TaskEvent, TaskEventKind, TaskId, Timestamp, limit};
 
 /// First field of every `Hello`.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"fnx1");
@@ -69,8 +69,8 @@ pub enum Message {
     Capacity(WireCapacity),
     /// Up: outcomes, kept until acknowledged.
     Outcomes(OutcomeBatch),
-    /// Up: attempts that began to run.
-    TaskEvents(Vec<StartedEvent>),
+    /// Up: what happened to attempts that have not ended.
+    TaskEvents(Vec<WireTaskEvent>),
     /// Up: figures for people.
     Report(Report),
     /// Up: answer to `Ping`.
@@ -89,6 +89,8 @@ pub enum Message {
     Tasks(TaskBatch),
     /// Down: attempts to stop.
     Cancel(Vec<WireAttempt>),
+    /// Down: attempts to stop because they have no place above any more: the task ended, or goes on elsewhere.
+    Abandon(Vec<WireAttempt>),
     /// Down: outcomes up to and including this sequence number are safe and can be forgotten.
     OutcomesAcked(u64),
     /// Down: finish what you hold, then say goodbye.
@@ -108,8 +110,15 @@ pub struct Hello {
     pub role: Role,
     /// Its lasting identity: an endpoint id, a manager id.
     pub node: Uuid,
-    /// Drawn anew when the process starts. The same epoch after a reconnect means that nothing was lost.
+    /// Names the session. The same epoch after a reconnect means that nothing was lost: the process goes on, or it has
+    /// started anew from its journal.
     pub epoch: u64,
+    /// How often a process has taken up this session. One that comes with a life that has been is a copy.
+    pub life: u32,
+    /// Drawn anew when the process starts.
+    pub process: u64,
+    /// Time until it will be gone, if that is known.
+    pub ends_in: Option<Duration>,
     /// Secret that proves it; empty where the transport has proved it already.
     pub credential: String,
     /// Name for people.
@@ -125,6 +134,7 @@ impl std::fmt::Debug for Hello {
             .field("role", &self.role)
             .field("node", &self.node)
             .field("epoch", &self.epoch)
+            .field("life", &self.life)
             .field("name", &self.name)
             .field("software", &self.software)
             .finish_non_exhaustive()
@@ -204,13 +214,63 @@ impl From<WireCapacity> for Capacity {
     }
 }
 
-/// An attempt that began to run.
+/// A [`TaskEvent`] on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireTaskEvent {
+    attempt: WireAttempt,
+    at: u64,
+    kind: WireEventKind,
+    actor: String,
+    detail: String,
+}
+
+/// The kinds of events that cross a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartedEvent {
-    /// Which.
-    pub attempt: WireAttempt,
-    /// When, in nanoseconds since the Unix epoch.
-    pub at: u64,
+enum WireEventKind {
+    Started,
+    Lost,
+    LeaseLost,
+    CancelRequested,
+}
+
+impl From<TaskEvent> for WireTaskEvent {
+    fn from(event: TaskEvent) -> Self {
+        Self {
+            attempt: event.attempt.into(),
+            at: event.at.as_nanos(),
+            kind: match event.kind {
+                TaskEventKind::Started => WireEventKind::Started,
+                TaskEventKind::Lost => WireEventKind::Lost,
+                TaskEventKind::LeaseLost => WireEventKind::LeaseLost,
+                TaskEventKind::CancelRequested => WireEventKind::CancelRequested,
+            },
+            actor: bounded(event.actor),
+            detail: bounded(event.detail),
+        }
+    }
+}
+
+impl From<WireTaskEvent> for TaskEvent {
+    fn from(event: WireTaskEvent) -> Self {
+        Self {
+            attempt: event.attempt.into(),
+            at: Timestamp::from_nanos(event.at),
+            kind: match event.kind {
+                WireEventKind::Started => TaskEventKind::Started,
+                WireEventKind::Lost => TaskEventKind::Lost,
+                WireEventKind::LeaseLost => TaskEventKind::LeaseLost,
+                WireEventKind::CancelRequested => TaskEventKind::CancelRequested,
+            },
+            actor: bounded(event.actor),
+            detail: bounded(event.detail),
+        }
+    }
+}
+
+/// As much of a text as an event may carry.
+fn bounded(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(limit::MAX_EVENT_TEXT_BYTES));
+    text
 }
 
 /// Figures about a node and what is below it, for people.
@@ -244,6 +304,7 @@ impl Message {
             Self::Functions(_) => "Functions",
             Self::Tasks(_) => "Tasks",
             Self::Cancel(_) => "Cancel",
+            Self::Abandon(_) => "Abandon",
             Self::OutcomesAcked(_) => "OutcomesAcked",
             Self::Drain => "Drain",
             Self::Ping(_) => "Ping",

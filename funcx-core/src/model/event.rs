@@ -27,6 +27,9 @@ pub enum TaskEventKind {
     Started,
     /// It was lost with the infrastructure under it; the task goes on as the next attempt.
     Lost,
+    /// Whoever had it was lost before anybody said that it had begun. The task goes on as the next attempt, and this one
+    /// does not count against `max_attempts`.
+    LeaseLost,
     /// Somebody asked to stop the task.
     CancelRequested,
 }
@@ -37,6 +40,7 @@ impl TaskEventKind {
         match self {
             Self::Started => "started",
             Self::Lost => "attempt-lost",
+            Self::LeaseLost => "lease-lost",
             Self::CancelRequested => "cancel-requested",
         }
     }

@@ -45,10 +45,12 @@ limits! {
     MAX_SESSION_FUNCTIONS: usize = 4096, "functions";
     /// Names, labels, credentials and other short texts on a link.
     MAX_TEXT_BYTES: usize = 4096, "bytes";
+    /// Texts of an event of a task.
+    MAX_EVENT_TEXT_BYTES: usize = 512, "bytes";
     /// Attempts at a task when infrastructure is lost (default).
     DEFAULT_MAX_ATTEMPTS: u32 = 3, "attempts";
-    /// Dead peers under a task before it counts as begun although nobody said so: it may be what kills them.
-    MAX_UNBEGUN: u32 = 20, "peers";
+    /// Lost attempts that nobody said had begun, until one more counts: the task may be what kills its peers.
+    MAX_GRANTED: u32 = 20, "attempts";
     /// Attempts that a submission may ask for.
     MAX_MAX_ATTEMPTS: u32 = 1000, "attempts";
     /// Time between heartbeats on a link (default).
@@ -61,6 +63,10 @@ limits! {
     HANDSHAKE_MILLIS: u64 = 10_000, "ms";
     /// Tasks shown on one page of a listing.
     MAX_PAGE_TASKS: usize = 1000, "tasks";
+    /// Events kept of one task.
+    MAX_TASK_EVENTS: usize = 64, "events";
+    /// Longest walltime, time to live and deadline of a task.
+    MAX_TASK_SECONDS: u64 = 10 * 366 * 86_400, "s";
     /// Functions that one worker process keeps loaded.
     MAX_WORKER_FUNCTIONS: usize = 1024, "functions";
 }

@@ -13,7 +13,7 @@ pub enum OutcomeKind {
     Returned,
     /// The function, or the worker on its behalf, raised; the payload is a [`Failure`].
     Raised,
-    /// It ran past its walltime and was stopped.
+    /// It ran past its walltime or its deadline and was stopped, or it had not begun when its time to live was over.
     TimedOut,
     /// Somebody cancelled it.
     Cancelled,
@@ -32,6 +32,11 @@ impl OutcomeKind {
             Self::Lost => "lost",
         }
     }
+}
+
+impl OutcomeKind {
+    /// Every kind, in order of declaration.
+    pub const ALL: [Self; 5] = [Self::Returned, Self::Raised, Self::TimedOut, Self::Cancelled, Self::Lost];
 }
 
 impl std::fmt::Display for OutcomeKind {
@@ -53,6 +58,9 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Code of a `Lost` outcome when nobody said that the attempt had begun: it is made again without counting.
+    pub const LEASE_LOST: &str = "LeaseLost";
+
     /// A failure without a traceback.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), traceback: String::new() }

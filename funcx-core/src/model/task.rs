@@ -67,8 +67,8 @@ impl TaskSpec {
 pub struct TaskLimits {
     /// Attempts in all when infrastructure is lost; 1 means "at most once". A function that raises is not retried.
     ///
-    /// A service that was killed and started again counts attempts anew. As long as the endpoint lives it says what it
-    /// holds, so nothing is attempted twice; if both are killed at once, even a task with one attempt may be.
+    /// An attempt counts if somebody said that it had begun before it was lost. Others are made again without counting
+    /// (see [`Task::granted`]), but for tasks with one attempt, for which every doubt counts.
     pub max_attempts: u32,
     /// Place among the tasks of one owner that wait for the same endpoint: higher ones go first, equal ones in order of
     /// acceptance. It says nothing about the tasks of others.
@@ -90,8 +90,10 @@ impl Default for TaskLimits {
 pub struct Task {
     /// Name of the task in every process.
     pub id: TaskId,
-    /// Number of this attempt, from 1.
+    /// Number of this attempt, from 1. A task has begun to run at most this many times.
     pub attempt: u32,
+    /// Earlier attempts that do not count against `max_attempts`: they were lost before anybody said that they had begun.
+    pub granted: u32,
     /// What it shares with its siblings.
     pub spec: Arc<TaskSpec>,
     /// The arguments, opaque to every hop.
@@ -111,6 +113,7 @@ impl Task {
         Self {
             id,
             attempt: 1,
+            granted: 0,
             spec,
             payload: payload.into(),
             stamps: HopStamps::default(),

@@ -4,10 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::contract::Capacity;
 use crate::message::{
-    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, StartedEvent, TaskBatch,
-    Welcome, WireAttempt,
+    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, TaskBatch, Welcome,
+    WireAttempt,
 };
-use crate::model::{AttemptId, FunctionHash, IdMap, Now, Task, Tick, limit};
+use crate::model::{AttemptId, FunctionHash, IdMap, Now, Task, TaskEvent, Tick, limit};
 
 /// Times of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub enum DownlinkEvent {
     Capacity(Capacity),
     /// Attempts ended.
     Outcomes(OutcomeBatch),
-    /// Attempts began to run.
-    Started(Vec<StartedEvent>),
+    /// What happened to attempts that have not ended.
+    Events(Vec<TaskEvent>),
     /// Attempts that it did not begin and gives back.
     GaveBack(Vec<AttemptId>),
     /// Figures for people.
@@ -137,7 +137,8 @@ impl Downlink {
             }
             (State::Open, Message::Outcomes(batch)) => self.events.push_back(DownlinkEvent::Outcomes(batch)),
             (State::Open, Message::TaskEvents(events)) => {
-                self.events.push_back(DownlinkEvent::Started(events));
+                let events = events.into_iter().map(TaskEvent::from).collect();
+                self.events.push_back(DownlinkEvent::Events(events));
             }
             (State::Open, Message::Report(report)) => self.events.push_back(DownlinkEvent::Report(report)),
             (State::Open, Message::GaveBack(attempts)) => {
@@ -174,7 +175,7 @@ impl Downlink {
     }
 
     /// Sends tasks, and before them the functions that this connection has not carried yet.
-    pub fn send_tasks(&mut self, tasks: Vec<Task>) {
+    pub fn send_tasks(&mut self, tasks: Vec<Task>, now: Tick) {
         let mut functions = FunctionBatch::default();
         let mut bytes = 0;
         let mut last = None;
@@ -198,7 +199,7 @@ impl Downlink {
         if !functions.heads.is_empty() {
             self.messages.push_back(Message::Functions(functions));
         }
-        self.messages.push_back(Message::Tasks(TaskBatch::new(tasks)));
+        self.messages.push_back(Message::Tasks(TaskBatch::new(tasks, now)));
         if self.sent.len() > limit::MAX_SESSION_FUNCTIONS
             || self.sent_bytes > limit::MAX_SESSION_FUNCTION_BYTES
         {
@@ -213,6 +214,13 @@ impl Downlink {
     pub fn send_cancel(&mut self, attempts: &[AttemptId]) {
         for chunk in attempts.chunks(limit::MAX_BATCH_TASKS) {
             self.messages.push_back(Message::Cancel(chunk.iter().copied().map(WireAttempt::from).collect()));
+        }
+    }
+
+    /// Asks to stop attempts that have no place here any more.
+    pub fn send_abandon(&mut self, attempts: &[AttemptId]) {
+        for chunk in attempts.chunks(limit::MAX_BATCH_TASKS) {
+            self.messages.push_back(Message::Abandon(chunk.iter().copied().map(WireAttempt::from).collect()));
         }
     }
 

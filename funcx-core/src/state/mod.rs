@@ -6,6 +6,7 @@
 //! | [`Uplink`] | the session with the node above: handshake, what is held, outcomes until acknowledged |
 //! | [`Downlink`] | the session with a node below: handshake, functions sent once, heartbeats |
 //! | [`Node`] | one node of the tree: a dispatcher, its links and its executors |
+//! | [`Ledger`] | what a node still knows when it is back after a crash |
 //! | [`BlockScaling`] | how many blocks an endpoint asks for, and when to stop asking |
 //!
 //! **One rule for all.** Methods named `handle_*` take input together with `now`; others are commands of the
@@ -17,12 +18,13 @@ mod block_scaling;
 mod dispatcher;
 mod downlink;
 pub mod invariant;
-mod list;
+mod ledger;
 mod node;
 mod uplink;
 
 pub use block_scaling::{BlockEvent, BlockOutput, BlockPolicy, BlockScaling};
 pub use dispatcher::{Counters, Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, LaneLoad, TaskState};
 pub use downlink::{Downlink, DownlinkEvent, LinkPolicy};
-pub use node::{DeliveryId, LinkId, Node, NodeConfig, NodeOutput, PeerInfo};
+pub use ledger::{JournalEntry, Ledger, MAX_LIVES, Recovered, first_sequence};
+pub use node::{DeliveryId, LinkCounters, LinkId, Node, NodeConfig, NodeOutput, PeerInfo, RecordId};
 pub use uplink::{Uplink, UplinkEvent, UplinkIdentity};

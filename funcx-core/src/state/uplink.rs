@@ -6,9 +6,11 @@ use uuid::Uuid;
 
 use crate::contract::Capacity;
 use crate::message::{
-    Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, StartedEvent, WireAttempt,
+    Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, WireAttempt, WireTaskEvent,
 };
-use crate::model::{AttemptId, Function, FunctionHash, IdMap, Now, Outcome, Task, TaskId, Tick, limit};
+use crate::model::{
+    AttemptId, Function, FunctionHash, IdMap, Now, Outcome, Task, TaskEvent, TaskId, Tick, limit,
+};
 
 /// Who dials.
 #[derive(Clone)]
@@ -17,8 +19,14 @@ pub struct UplinkIdentity {
     pub role: Role,
     /// Its lasting identity.
     pub node: Uuid,
-    /// Drawn anew at process start.
+    /// Names the session: drawn anew at process start, or kept in a journal.
     pub epoch: u64,
+    /// How often the journal was opened; 0 without one.
+    pub life: u32,
+    /// Drawn anew at process start.
+    pub process: u64,
+    /// When the node will be gone, such as a manager in a block with a walltime; [`Tick::NEVER`] if that is not known.
+    pub ends_at: Tick,
     /// Secret that proves it.
     pub credential: String,
     /// Name for people.
@@ -29,8 +37,8 @@ pub struct UplinkIdentity {
 
 impl std::fmt::Debug for UplinkIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { role, node, epoch, name, .. } = self;
-        write!(f, "UplinkIdentity({role:?} {node} `{name}` epoch {epoch:x})")
+        let Self { role, node, epoch, life, name, .. } = self;
+        write!(f, "UplinkIdentity({role:?} {node} `{name}` epoch {epoch:x} life {life})")
     }
 }
 
@@ -43,6 +51,10 @@ pub enum UplinkEvent {
     Tasks(Vec<Task>),
     /// Attempts to stop.
     Cancel(Vec<AttemptId>),
+    /// Attempts to stop because they have no place above any more.
+    Abandon(Vec<AttemptId>),
+    /// Outcomes through this sequence number are safe above.
+    Acknowledged(u64),
     /// Finish what is held and leave.
     Drain,
     /// The node above does not take us.
@@ -116,13 +128,17 @@ impl Uplink {
         self.silence = Duration::from_millis(limit::HANDSHAKE_MILLIS);
         self.functions.clear();
         self.messages.clear();
-        let UplinkIdentity { role, node, epoch, credential, name, software } = self.identity.clone();
+        let UplinkIdentity { role, node, epoch, life, process, ends_at, credential, name, software } =
+            self.identity.clone();
         self.messages.push_back(Message::Hello(Hello {
             magic: MAGIC,
             protocol: PROTOCOL,
             role,
             node,
             epoch,
+            life,
+            process,
+            ends_in: (ends_at != Tick::NEVER).then(|| ends_at.since(now.tick)),
             credential,
             name,
             software,
@@ -149,10 +165,17 @@ impl Uplink {
                 self.events.push_back(UplinkEvent::Refused(refused));
             }
             (State::Open, Message::Ping(token)) => self.messages.push_back(Message::Pong(token)),
-            (State::Open, Message::OutcomesAcked(through)) => self.acknowledged(through),
+            (State::Open, Message::OutcomesAcked(through)) => {
+                self.acknowledged(through);
+                self.events.push_back(UplinkEvent::Acknowledged(through));
+            }
             (State::Open, Message::Cancel(attempts)) => {
                 self.events
                     .push_back(UplinkEvent::Cancel(attempts.into_iter().map(AttemptId::from).collect()));
+            }
+            (State::Open, Message::Abandon(attempts)) => {
+                self.events
+                    .push_back(UplinkEvent::Abandon(attempts.into_iter().map(AttemptId::from).collect()));
             }
             (State::Open, Message::Drain) => self.events.push_back(UplinkEvent::Drain),
             (State::Open, Message::Functions(batch)) => {
@@ -167,7 +190,7 @@ impl Uplink {
                 }
             }
             (State::Open, Message::Tasks(batch)) => {
-                match batch.into_tasks(|hash| self.functions.get(&hash).map(Arc::clone)) {
+                match batch.into_tasks(now.tick, |hash| self.functions.get(&hash).map(Arc::clone)) {
                     Ok(tasks) => {
                         self.held.extend(tasks.iter().map(|task| (task.id, task.attempt)));
                         self.events.push_back(UplinkEvent::Tasks(tasks));
@@ -202,8 +225,22 @@ impl Uplink {
         }
     }
 
-    /// Attempts ended here. Kept until acknowledged.
-    pub fn finish(&mut self, outcomes: Vec<Outcome>) {
+    /// Goes on with what an earlier life of this node has left: it holds what it has outcomes for.
+    pub fn restore(&mut self, outbox: Vec<OutcomeBatch>, next_sequence: u64) {
+        self.next_sequence = next_sequence.max(1);
+        let heads = outbox.iter().flat_map(|batch| &batch.heads);
+        self.held.extend(heads.map(|head| (head.task, head.attempt)));
+        self.outbox.extend(outbox);
+    }
+
+    /// Holds an attempt that came in an earlier life.
+    pub fn hold(&mut self, attempt: AttemptId) {
+        self.held.insert(attempt.task, attempt.number);
+    }
+
+    /// Attempts ended here. Kept until acknowledged, in batches from the sequence number that is returned.
+    pub fn finish(&mut self, outcomes: Vec<Outcome>) -> u64 {
+        let first = self.next_sequence;
         let mut outcomes = outcomes.into_iter().peekable();
         while outcomes.peek().is_some() {
             let mut bytes = 0;
@@ -221,12 +258,23 @@ impl Uplink {
             }
             self.outbox.push_back(batch);
         }
+        first
     }
 
-    /// Attempts began to run here. Said once and not repeated.
-    pub fn started(&mut self, events: Vec<StartedEvent>) {
-        if self.is_open() && !events.is_empty() {
-            self.messages.push_back(Message::TaskEvents(events));
+    /// Outcomes that the node above has not acknowledged, from this sequence number.
+    pub fn unacknowledged(&self, from: u64) -> impl Iterator<Item = &OutcomeBatch> {
+        let before = self.outbox.partition_point(|batch| batch.sequence < from);
+        self.outbox.range(before..)
+    }
+
+    /// What happened to attempts that have not ended. Said once and not repeated.
+    pub fn tell(&mut self, events: Vec<TaskEvent>) {
+        if self.is_open() {
+            let mut events = events.into_iter().map(WireTaskEvent::from).peekable();
+            while events.peek().is_some() {
+                let part = events.by_ref().take(limit::MAX_BATCH_TASKS).collect();
+                self.messages.push_back(Message::TaskEvents(part));
+            }
         }
     }
 

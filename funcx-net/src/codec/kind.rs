@@ -55,4 +55,5 @@ kinds! {
     OutcomesAcked = 0x86,
     Drain = 0x87,
     Ping = 0x88,
+    Abandon = 0x89,
 }

@@ -72,7 +72,10 @@ pub fn encode(message: Message) -> Result<Frame> {
         Message::Refused(refused) => Encoder::new(kind, 0).finish(&clipped(refused)),
         Message::Capacity(capacity) => Encoder::new(kind, 0).finish(&capacity),
         Message::Report(report) => Encoder::new(kind, 0).finish(&report),
-        Message::Held(attempts) | Message::Cancel(attempts) | Message::GaveBack(attempts) => {
+        Message::Held(attempts)
+        | Message::Cancel(attempts)
+        | Message::Abandon(attempts)
+        | Message::GaveBack(attempts) => {
             bounded(attempts.len(), limit::MAX_BATCH_TASKS)?;
             Encoder::new(kind, attempts.len()).finish(&attempts)
         }
@@ -130,6 +133,7 @@ fn decode_kind(kind: Kind, frame: &Bytes) -> Result<Message> {
         Kind::Held => Message::Held(header::read::<Batch<WireAttempt>>(header)?.0),
         Kind::GaveBack => Message::GaveBack(header::read::<Batch<WireAttempt>>(header)?.0),
         Kind::Cancel => Message::Cancel(header::read::<Batch<WireAttempt>>(header)?.0),
+        Kind::Abandon => Message::Abandon(header::read::<Batch<WireAttempt>>(header)?.0),
         Kind::TaskEvents => Message::TaskEvents(header::read::<List<_, MAX_EVENTS>>(header)?.0),
         Kind::Pong => Message::Pong(header::read(header)?),
         Kind::Ping => Message::Ping(header::read(header)?),

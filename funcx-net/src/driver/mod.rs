@@ -21,11 +21,13 @@ use funcx_core::contract::{
     Connection, Executor, ExecutorEvent, ExecutorSink, IdleFirst, PeerId, PlacementPolicy,
 };
 use funcx_core::message::{Hello, Message, Refused};
-use funcx_core::model::{AttemptId, FunctionKind, Now, Outcome, Task, TaskId, Tick, Timestamp};
-use funcx_core::state::{DeliveryId, LaneId, LinkId, Node, NodeConfig, NodeOutput, PeerInfo};
+use funcx_core::model::{AttemptId, FunctionKind, Now, Outcome, Task, TaskEvent, TaskId, Tick, Timestamp};
+use funcx_core::state::{
+    DeliveryId, JournalEntry, LaneId, LinkId, Node, NodeConfig, NodeOutput, PeerInfo, RecordId,
+};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::{
-    StreamExt,
+    FutureExt, StreamExt,
     future::BoxFuture,
     stream::{FuturesOrdered, FuturesUnordered},
 };
@@ -43,6 +45,9 @@ const INBOX_MESSAGES: usize = 1024;
 /// Time that a connection has to send what was put into it when it is closed or the node stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// As far ahead as anybody sleeps.
+const FAR: Duration = Duration::from_secs(86_400 * 365);
+
 /// Inputs handled before outputs are looked at, so that a flood is answered in large batches.
 const INPUTS_PER_TURN: usize = 256;
 
@@ -54,6 +59,10 @@ pub trait NodeHost: Send + Sync + 'static {
     /// Makes outcomes safe; resolves when they are. Called in order, and what has to be in order must be put in
     /// order before this returns. Only for nodes without a node above.
     fn deliver(&self, outcomes: Vec<Outcome>) -> BoxFuture<'static, ()>;
+
+    /// Writes this down; resolves when that is done. Called in order, and what has to be in order must be put in order
+    /// before this returns. Only for nodes that keep a journal.
+    fn record(&self, entries: Vec<JournalEntry>) -> BoxFuture<'static, ()>;
 
     /// Something happened that the host may want to know. Must not block.
     fn notice(&self, notice: NodeNotice);
@@ -72,6 +81,8 @@ pub enum NodeNotice {
     OpenedAbove,
     /// The node above does not take us.
     RefusedAbove(Refused),
+    /// These things happened to attempts that have not ended.
+    Events(Vec<TaskEvent>),
     /// Everything is finished after a drain.
     Drained,
 }
@@ -164,6 +175,8 @@ pub fn start<P: PlacementPolicy + Default>(
         peer_of_token: HashMap::new(),
         received_by,
         deliveries: FuturesOrdered::new(),
+        records: FuturesUnordered::new(),
+        drains: JoinSet::new(),
         authorizations: FuturesUnordered::new(),
     };
     let handle = NodeHandle { inputs, tokens: Arc::default(), stop: stop.clone() };
@@ -245,27 +258,38 @@ impl<P: PlacementPolicy + Default> NodeHandle<P> {
     }
 }
 
-/// Readings of the process's clocks.
+/// Readings of the process's clocks. Ticks are those of the operating system's monotonic clock, so that all clocks of a
+/// process agree.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: Instant,
+    origin_nanos: u64,
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { origin: Instant::now() }
+        Self { origin: Instant::now(), origin_nanos: monotonic_nanos() }
     }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)); it cannot fail with this clock.
+fn monotonic_nanos() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(0, |now| now.as_nanos() as u64)
 }
 
 impl Clock {
     /// Both clocks now.
     pub fn now(&self) -> Now {
-        Now { tick: Tick::from_nanos(self.origin.elapsed().as_nanos() as u64), wall: wall_clock() }
+        let nanos = self.origin_nanos + self.origin.elapsed().as_nanos() as u64;
+        Now { tick: Tick::from_nanos(nanos), wall: wall_clock() }
     }
 
     /// The instant of a tick of this clock.
     pub fn instant(&self, tick: Tick) -> Instant {
-        self.origin + Duration::from_nanos(tick.as_nanos())
+        let since = Duration::from_nanos(tick.as_nanos().saturating_sub(self.origin_nanos));
+        // Ticks of deadlines may lie beyond what the clock can show.
+        self.origin.checked_add(since).unwrap_or_else(|| self.origin + FAR)
     }
 }
 
@@ -288,6 +312,9 @@ struct Driver<P> {
     peer_of_token: HashMap<u64, PeerId>,
     received_by: mpsc::Sender<Received>,
     deliveries: FuturesOrdered<BoxFuture<'static, DeliveryId>>,
+    records: FuturesUnordered<BoxFuture<'static, RecordId>>,
+    /// Executors that finish what has begun; they end by themselves.
+    drains: JoinSet<()>,
     authorizations: FuturesUnordered<BoxFuture<'static, (LinkId, std::result::Result<LaneId, Refused>)>>,
 }
 
@@ -322,6 +349,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                     }
                 }
                 Some(delivery) = self.deliveries.next() => self.node.committed(delivery),
+                Some(record) = self.records.next() => self.node.recorded(record),
                 Some((link, answer)) = self.authorizations.next() => {
                     let now = self.clock.now();
                     match answer {
@@ -330,6 +358,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                     }
                 }
                 Some(_) = self.connections.join_next() => continue,
+                Some(_) = self.drains.join_next() => continue,
                 () = timer => {
                     // What has come counts as heard, also if this process itself was what stood still.
                     while let Ok(message) = received.try_recv() {
@@ -439,6 +468,19 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                         delivery
                     }));
                 }
+                NodeOutput::Record(record, entries) => self.record(record, entries),
+                NodeOutput::DrainExecutor(peer) => {
+                    if let Some(executor) = self.executors.get(&peer) {
+                        self.drains.spawn(executor.drain());
+                    }
+                }
+                NodeOutput::Events(events) => {
+                    for event in &events {
+                        let (task, attempt) = (event.attempt.task, event.attempt.number);
+                        tracing::info!(%task, attempt, actor = event.actor, detail = event.detail, "{}", event.kind.as_str());
+                    }
+                    self.host.notice(NodeNotice::Events(events));
+                }
                 NodeOutput::Run(peer, tasks) => self.with_executor(peer, |executor| executor.start(tasks)),
                 NodeOutput::Stop(peer, attempts) => self.stop_attempts(peer, &attempts),
                 NodeOutput::PeerUp(info) => self.host.notice(NodeNotice::PeerUp(info)),
@@ -451,6 +493,18 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 }
                 NodeOutput::Drained => self.host.notice(NodeNotice::Drained),
             }
+        }
+    }
+
+    /// Most of what is written down is there at once; the rest is waited for.
+    fn record(&mut self, record: RecordId, entries: Vec<JournalEntry>) {
+        let mut written = self.host.record(entries);
+        match (&mut written).now_or_never() {
+            Some(()) => self.node.recorded(record),
+            None => self.records.push(Box::pin(async move {
+                written.await;
+                record
+            })),
         }
     }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use funcx_core::Result;
-use funcx_core::contract::{OutcomeRecord, Write};
-use funcx_core::model::{Outcome, TaskId};
+use funcx_core::contract::{Backlog, OutcomeRecord, Write};
+use funcx_core::model::{Outcome, TaskEvent, TaskEventKind, TaskId};
 
 use super::Service;
-use super::lane::{FIRST_PAUSE, LONGEST_PAUSE, Lane};
+use super::lane::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::publish::{Finished, Origin};
+use super::queue::Queue;
 use super::tasks::READ_TASKS;
 use crate::driver::wall_clock;
 
@@ -55,9 +56,36 @@ impl Service {
         committed
     }
 
-    /// Tasks have left the dispatcher and their outcomes are durable: their lanes have room for others.
+    /// Keeps what the node tells about attempts: those that were lost, so that they count after a restart too, and the
+    /// beginning of those with a time to live, which does not matter from then on. The commit is called before this returns;
+    /// it is tried until it is done or the service stops.
+    pub fn keep_events(self: &Arc<Self>, events: Vec<TaskEvent>) -> impl Future<Output = ()> + Send + use<> {
+        let kept: Vec<TaskEvent> = {
+            let tracked = self.tracked.lock();
+            let expires =
+                |event: &TaskEvent| tracked.get(&event.attempt.task).is_some_and(|task| task.expires);
+            let matters = |event: &TaskEvent| event.kind != TaskEventKind::Started || expires(event);
+            events.into_iter().filter(matters).collect()
+        };
+        let begun = (!kept.is_empty()).then(|| self.store.commit(vec![Write::Record(kept.clone())]));
+        let service = Arc::clone(self);
+        async move {
+            let Some(mut committed) = begun else { return };
+            let mut pause = FIRST_PAUSE;
+            while let Err(error) = committed.await {
+                tracing::error!(events = kept.len(), %error, "cannot store events of tasks; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    () = service.stopping.cancelled() => return,
+                }
+                committed = service.store.commit(vec![Write::Record(kept.clone())]);
+            }
+        }
+    }
+
+    /// Tasks have left the dispatcher and their outcomes are durable: their queues have room for others.
     fn untrack(self: &Arc<Self>, records: &[OutcomeRecord]) -> Vec<Option<Arc<Origin>>> {
-        let mut lanes: Vec<(Arc<Lane>, usize, usize)> = Vec::new();
+        let mut queues: Vec<(Arc<Queue>, Backlog)> = Vec::new();
         let mut origins = Vec::with_capacity(records.len());
         let mut tracked = self.tracked.lock();
         for record in records {
@@ -65,18 +93,22 @@ impl Service {
                 origins.push(None);
                 continue;
             };
-            match lanes.iter_mut().find(|(lane, ..)| Arc::ptr_eq(lane, &task.lane)) {
-                Some((_, tasks, bytes)) => {
-                    *tasks += 1;
-                    *bytes += task.bytes;
+            let bytes = task.bytes as u64;
+            match queues.iter_mut().find(|(queue, _)| Arc::ptr_eq(queue, &task.queue)) {
+                Some((_, ended)) => {
+                    ended.tasks += 1;
+                    ended.bytes += bytes;
                 }
-                None => lanes.push((task.lane, 1, task.bytes)),
+                None => queues.push((task.queue, Backlog { tasks: 1, bytes })),
             }
             origins.push(task.origin);
         }
         drop(tracked);
-        for (lane, tasks, bytes) in lanes {
-            lane.finished(self, tasks, bytes);
+        for (queue, ended) in queues {
+            // A lane stays open once it is.
+            if let Some(lane) = self.open_lane(queue.endpoint) {
+                lane.finished(self, &queue, ended);
+            }
         }
         origins
     }

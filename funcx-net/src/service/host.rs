@@ -6,7 +6,7 @@ use funcx_core::ErrorKind;
 use funcx_core::contract::{Action, Credential, Scope};
 use funcx_core::message::{Hello, Refused, Role};
 use funcx_core::model::{EndpointId, Outcome};
-use funcx_core::state::LaneId;
+use funcx_core::state::{JournalEntry, LaneId};
 use futures::future::{BoxFuture, FutureExt};
 
 use super::refusal::Refusal;
@@ -40,6 +40,10 @@ impl NodeHost for Host {
         }
     }
 
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
+        futures::future::ready(()).boxed()
+    }
+
     fn notice(&self, notice: NodeNotice) {
         let Some(service) = self.0.upgrade() else { return };
         match notice {
@@ -50,6 +54,9 @@ impl NodeHost for Host {
             NodeNotice::PeerDown(info) => {
                 tracing::info!(endpoint = %info.node, name = info.name, "endpoint disconnected");
                 service.set_connected(EndpointId::from(info.node), false);
+            }
+            NodeNotice::Events(events) => {
+                tokio::spawn(service.keep_events(events));
             }
             NodeNotice::PeerLost(_)
             | NodeNotice::OpenedAbove

@@ -1,34 +1,25 @@
-//! The queue of one endpoint: its front is in the dispatcher, its tail in the store.
+//! What waits for one endpoint: a queue for each owner and priority, and what they have in common.
 //!
-//! Tasks of an endpoint carry sequence numbers in the order in which they were accepted. Everything up to
-//! `loaded_through` has been handed to the dispatcher, once, and is there or has ended; everything after it up to
-//! `tail_through` lies in the store only. A task that is accepted goes straight to the dispatcher if it is the next in
-//! order and the window has room, else it becomes part of the tail, which is read in order when outcomes make room.
-//!
-//! - **No task is handed in twice.** `loaded_through` only grows, pages are read behind it by one loader at a time,
-//!   and a page counts only up to the `tail_through` of the moment before it was read.
-//! - **No task is handed in after its end.** What ends in the dispatcher was loaded before. What ends in the store
-//!   alone (cancelled in the tail) is ended under the loader's lock, so no page that still shows it is waiting to be
-//!   handed in.
-//! - **An endpoint may hold only what is loaded again after a restart.** A task leaves the window when its outcome is
-//!   durable. So the tasks that were loaded and have no durable outcome are the first ones of the endpoint, and no more
-//!   than the window; they are what is loaded before the endpoint is let in again. (If an operator makes the window
-//!   smaller, what an endpoint holds beyond the new one is stopped there and run again later.)
+//! Which task goes next is decided by the dispatcher; here the first ones of every queue are brought to it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use funcx_core::contract::{EndpointRecord, PendingTask, TaskRecord, Write};
-use funcx_core::model::{EndpointId, Failure, Hop, IdMap, Outcome, OutcomeKind, Task, TaskId, limit};
+use funcx_core::contract::{Backlog, Due, EndpointRecord, QueueKey, TaskRecord, Write};
+use funcx_core::model::{EndpointId, Failure, Hop, IdMap, Outcome, OutcomeKind, Retry, Task, TaskId, limit};
 use funcx_core::state::LaneId;
 use funcx_core::{Error, ErrorKind, Result};
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::publish::Origin;
+use super::queue::{Queue, Window};
 use super::tasks::READ_TASKS;
-use super::{Service, ServiceConfig, Tracked};
+use super::{Service, ServiceConfig};
 use crate::driver::wall_clock;
 
 /// First pause after the store could not be read; doubles up to [`LONGEST_PAUSE`].
@@ -36,87 +27,92 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between two tries of the store.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The queue of one endpoint.
+/// The queues of one endpoint.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) endpoint: EndpointId,
     pub(super) id: LaneId,
-    loader: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     next_sequence: u64,
-    loaded_through: u64,
-    tail_through: u64,
     arriving: VecDeque<Arrival>,
-    window_tasks: usize,
-    window_bytes: usize,
-    unfinished: u64,
+    /// All that has no outcome, in all queues.
+    backlog: Backlog,
+    /// Every queue in which something waits, and some that are empty.
+    queues: BTreeMap<QueueKey, (Arc<Queue>, Window)>,
     /// Whether the endpoint is there, as far as its connection says.
     connected: bool,
     /// Whether tasks are loaded: from the moment the endpoint asks to be let in until it is gone.
-    online: bool,
-    loading: bool,
-    closed: bool,
+    pub(super) online: bool,
+    pub(super) closed: bool,
 }
 
 /// A submission that is being committed, or waits for earlier ones that are.
 #[derive(Debug)]
 struct Arrival {
     first: u64,
-    last: u64,
-    tasks: Vec<Arriving>,
+    parts: Vec<Part>,
     committed: Option<bool>,
 }
 
+/// Its tasks that go to one queue.
 #[derive(Debug)]
-struct Arriving {
-    sequence: u64,
-    task: Task,
-    origin: Arc<Origin>,
+struct Part {
+    queue: Arc<Queue>,
+    last: u64,
+    tasks: Vec<(u64, Task, Arc<Origin>)>,
+}
+
+/// A task that is to end, and where it waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Doomed {
+    pub(super) id: TaskId,
+    pub(super) queue: QueueKey,
+    pub(super) sequence: u64,
 }
 
 impl Lane {
-    /// The queue of an endpoint as the store has it; nothing is loaded yet.
+    /// The queues of an endpoint as the store has them; nothing is loaded yet.
     ///
     /// Sequence numbers go on from the wall clock in nanoseconds: later than all earlier ones without a search. Should
     /// the clock have been set back, they go on from the last task that is still there.
     pub(super) async fn open(service: &Service, endpoint: EndpointId) -> Result<Self> {
-        let unfinished = service.store.pending_count(endpoint).await?;
         let mut next_sequence = wall_clock().as_nanos().max(1);
+        let mut stored = Vec::new();
         loop {
-            let later = service
-                .store
-                .pending(endpoint, next_sequence - 1, limit::MAX_PAGE_TASKS, limit::TARGET_BATCH_BYTES)
-                .await?;
-            match later.last() {
-                Some(last) => next_sequence = last.sequence + 1,
-                None => break,
+            let after = stored.last().map(|(key, _)| *key);
+            let page = service.store.queues(endpoint, after, limit::MAX_PAGE_TASKS).await?;
+            if page.is_empty() {
+                break;
             }
+            for (key, _) in &page {
+                next_sequence = after_last(service, endpoint, *key, next_sequence).await?;
+            }
+            stored.extend(page);
         }
+        let backlog = service.store.backlog(endpoint).await?;
         let id = service.node.with(|node, _| node.open_lane()).await?;
-        let tail_through = next_sequence - 1;
+        let queues = stored.into_iter().map(|(key, Backlog { tasks, .. })| {
+            (key, (Queue::new(endpoint, key), Window::stored(next_sequence - 1, tasks)))
+        });
         let state = State {
             next_sequence,
-            loaded_through: if unfinished == 0 { tail_through } else { 0 },
-            tail_through,
             arriving: VecDeque::new(),
-            window_tasks: 0,
-            window_bytes: 0,
-            unfinished,
+            backlog,
+            queues: queues.collect(),
             connected: false,
             online: false,
-            loading: false,
             closed: false,
         };
-        Ok(Self { endpoint, id, loader: tokio::sync::Mutex::new(()), state: Mutex::new(state) })
+        Ok(Self { endpoint, id, state: Mutex::new(state) })
     }
 
     /// Tasks of the endpoint without an outcome.
     pub(super) fn unfinished(&self) -> u64 {
-        self.state.lock().unfinished
+        self.state.lock().backlog.tasks
     }
 
     /// Whether the endpoint is connected.
@@ -128,50 +124,54 @@ impl Lane {
     pub(super) fn set_connected(self: &Arc<Self>, service: &Arc<Service>, connected: bool) {
         let mut state = self.state.lock();
         (state.connected, state.online) = (connected, connected);
-        self.wake(service, &mut state);
+        for queue in state.all_queues() {
+            self.wake(service, &mut state, &queue);
+        }
     }
 
-    /// The endpoint asks to be let in. Resolves when the window is full or everything is loaded.
+    /// The endpoint asks to be let in. Resolves when each window is full or everything is loaded.
     ///
     /// # Errors
     /// Those of the store.
     pub(super) async fn prepare(self: &Arc<Self>, service: &Arc<Service>) -> Result<()> {
-        self.state.lock().online = true;
-        self.load(service).await
+        let queues = {
+            let mut state = self.state.lock();
+            state.online = true;
+            state.all_queues()
+        };
+        for queue in queues {
+            self.load(service, &queue).await?;
+        }
+        Ok(())
     }
 
     /// Gives tasks their sequence numbers and calls `commit` with the first one; the order of numbers is the order of
     /// commits. What `commit` gave has to be awaited, and [`Lane::settled`] be called with what became of it.
     ///
     /// # Errors
-    /// `NotFound` if the endpoint is being deleted, `LimitExceeded` if it has `bound` unfinished tasks.
+    /// `NotFound` if the endpoint is being deleted, `LimitExceeded` if as much waits for it as may.
     pub(super) fn begin(
         &self,
         tasks: Vec<(Task, Arc<Origin>)>,
-        bound: u64,
+        config: &ServiceConfig,
         commit: impl FnOnce(u64) -> BoxFuture<'static, Result<()>>,
     ) -> Result<(u64, BoxFuture<'static, Result<()>>)> {
         let mut state = self.state.lock();
-        let count = tasks.len() as u64;
         if state.closed {
             return Err(Error::new(ErrorKind::NotFound, "submit tasks", "the endpoint is being deleted"));
         }
-        if state.unfinished + count > bound {
-            let message =
-                "the endpoint has as many unfinished tasks as it may (service setting `endpoint_tasks`)";
-            return Err(Error::new(ErrorKind::LimitExceeded, "submit tasks", message)
-                .with_context("unfinished", state.unfinished)
-                .with_context("limit", bound)
-                .with_retry(funcx_core::model::Retry::After(Some(Duration::from_secs(1)))));
-        }
+        let new = Backlog {
+            tasks: tasks.len() as u64,
+            bytes: tasks.iter().map(|(task, _)| task.payload.len() as u64).sum(),
+        };
+        state.require_room(new, config)?;
+        let parts = state.number(self.endpoint, tasks, config)?;
         let first = state.next_sequence;
-        state.next_sequence += count;
-        state.unfinished += count;
+        state.next_sequence += new.tasks;
+        state.backlog.tasks += new.tasks;
+        state.backlog.bytes += new.bytes;
         let committed = commit(first);
-        let tasks =
-            (first..).zip(tasks).map(|(sequence, (task, origin))| Arriving { sequence, task, origin });
-        let arrival = Arrival { first, last: first + count - 1, tasks: tasks.collect(), committed: None };
-        state.arriving.push_back(arrival);
+        state.arriving.push_back(Arrival { first, parts, committed: None });
         Ok((first, committed))
     }
 
@@ -182,88 +182,113 @@ impl Lane {
             arrival.committed = Some(committed);
         }
         while let Some(arrival) = state.arriving.pop_front_if(|arrival| arrival.committed.is_some()) {
-            match arrival.committed {
-                Some(true) => self.take(service, &mut state, arrival),
-                _ => state.unfinished -= arrival.tasks.len() as u64,
+            for Part { queue, last, tasks } in arrival.parts {
+                if arrival.committed == Some(true) {
+                    let times =
+                        tasks.iter().flat_map(|(_, task, origin)| Due::times(&task.spec, origin.accepted));
+                    let due = times.map(|(at, _)| at).min();
+                    let online = state.online;
+                    let Some(window) = state.window_mut(queue.key) else { continue };
+                    let fitting = window.take(&service.config, online, tasks, last);
+                    self.hand_in(service, &queue, fitting);
+                    due.into_iter().for_each(|at| service.sweeper.expect(at));
+                } else {
+                    let bytes = tasks.iter().map(|(_, task, _)| task.payload.len() as u64).sum();
+                    state.ended(queue.key, Backlog { tasks: tasks.len() as u64, bytes });
+                }
+                self.wake(service, &mut state, &queue);
             }
         }
-        self.wake(service, &mut state);
     }
 
-    /// Tasks that were loaded have durable outcomes.
-    pub(super) fn finished(self: &Arc<Self>, service: &Arc<Service>, tasks: usize, bytes: usize) {
+    /// Tasks of a queue that were loaded have durable outcomes.
+    pub(super) fn finished(self: &Arc<Self>, service: &Arc<Service>, queue: &Arc<Queue>, ended: Backlog) {
         let mut state = self.state.lock();
-        state.window_tasks -= tasks;
-        state.window_bytes -= bytes;
-        state.unfinished = state.unfinished.saturating_sub(tasks as u64);
-        self.wake(service, &mut state);
-    }
-
-    /// Loads from the store until the window is full or nothing is left there.
-    ///
-    /// **Cancellation.** Dropping the future leaves the rest in the store.
-    async fn load(self: &Arc<Self>, service: &Arc<Service>) -> Result<()> {
-        let _loader = self.loader.lock().await;
-        loop {
-            let (after, through, tasks, bytes) = {
-                let state = self.state.lock();
-                if !state.has_tail() || state.closed || !state.has_room(&service.config) {
-                    return Ok(());
-                }
-                let tasks = (service.config.window_tasks - state.window_tasks).min(limit::MAX_PAGE_TASKS);
-                let bytes = (service.config.window_bytes - state.window_bytes).min(limit::TARGET_BATCH_BYTES);
-                (state.loaded_through, state.tail_through, tasks, bytes)
-            };
-            let page = service.store.pending(self.endpoint, after, tasks, bytes).await?;
-            self.take_page(service, page, through);
+        if let Some(window) = state.window_mut(queue.key) {
+            window.release(ended);
         }
+        state.ended(queue.key, ended);
+        self.wake(service, &mut state, queue);
     }
 
     /// Ends the tasks among these that are not loaded, and asks the dispatcher to cancel the others. Returns how many
-    /// had not ended before. `tasks` are ids with their sequence numbers.
+    /// had not ended before.
     ///
     /// # Errors
     /// Those of the store; then tasks that are not loaded have not ended.
     pub(super) async fn cancel(
         self: &Arc<Self>,
         service: &Arc<Service>,
-        tasks: Vec<(TaskId, u64)>,
+        tasks: Vec<Doomed>,
         reason: &Failure,
     ) -> Result<usize> {
-        let _loader = self.loader.lock().await;
-        let Parted { loaded, tail, arriving } = self.part(tasks);
-        let mut found = match loaded.is_empty() {
-            true => 0,
-            false => service.node.cancel(loaded).await?,
-        };
         let cancelled = |task: &Task| Outcome::failed(task, OutcomeKind::Cancelled, reason);
-        if !arriving.is_empty() {
-            // Nobody else will hand these in any more, so their end must not be given up.
-            Arc::clone(service).finish(arriving.iter().map(cancelled).collect()).await;
-            found += self.ended(arriving.len());
-        }
-        let mut ended = Vec::new();
-        for part in tail.chunks(READ_TASKS) {
-            // Read again under the lock: somebody else may have cancelled them meanwhile.
-            let records = service.store.tasks(part).await?.into_iter().flatten();
-            ended.extend(records.filter(|record| record.outcome.is_none()).map(unloaded));
-        }
-        if !ended.is_empty() {
-            let outcomes = ended.iter().map(|(task, _)| cancelled(task)).collect();
-            let count = ended.len();
-            service
-                .finish_unloaded(outcomes, ended.into_iter().map(|(_, origin)| Some(origin)).collect())
-                .await?;
-            found += self.ended(count);
+        let mut found = 0;
+        for (queue, tasks) in self.by_queue(tasks) {
+            let _loader = queue.loader.lock().await;
+            let Parted { loaded, tail, arriving } = self.part(queue.key, tasks, true);
+            if !loaded.is_empty() {
+                found += service.node.cancel(loaded).await?;
+            }
+            if !arriving.is_empty() {
+                // Nobody else will hand these in any more, so their end must not be given up.
+                Arc::clone(service).finish(arriving.iter().map(cancelled).collect()).await;
+                let bytes = arriving.iter().map(|task| task.payload.len() as u64).sum();
+                let ended = Backlog { tasks: arriving.len() as u64, bytes };
+                self.state.lock().ended(queue.key, ended);
+                found += arriving.len();
+            }
+            found += self.end_tail(service, &queue, tail, cancelled).await?;
         }
         Ok(found)
     }
 
-    /// So many tasks have ended that were not in the dispatcher.
-    fn ended(&self, tasks: usize) -> usize {
-        let mut state = self.state.lock();
-        state.unfinished = state.unfinished.saturating_sub(tasks as u64);
-        tasks
+    /// Ends the tasks among these that are not loaded and have to end now. Those that are loaded are ended by the
+    /// dispatcher, and those that are being accepted come back when they have been.
+    ///
+    /// # Errors
+    /// Those of the store; then some have not ended.
+    pub(super) async fn expire(self: &Arc<Self>, service: &Arc<Service>, due: Vec<Due>) -> Result<usize> {
+        let reasons: IdMap<TaskId, _> = due.iter().map(|due| (due.task, due.reason)).collect();
+        let doomed =
+            due.iter().map(|due| Doomed { id: due.task, queue: due.queue, sequence: due.sequence }).collect();
+        let mut found = 0;
+        for (queue, tasks) in self.by_queue(doomed) {
+            let _loader = queue.loader.lock().await;
+            let Parted { tail, .. } = self.part(queue.key, tasks, false);
+            let timed_out = |task: &Task| super::sweep::timed_out(task, reasons.get(&task.id).copied());
+            found += self.end_tail(service, &queue, tail, timed_out).await?;
+        }
+        Ok(found)
+    }
+
+    /// Ends tasks of the tail of a queue. Called with its loader locked.
+    async fn end_tail(
+        &self,
+        service: &Arc<Service>,
+        queue: &Queue,
+        tail: Vec<TaskId>,
+        outcome: impl Fn(&Task) -> Outcome,
+    ) -> Result<usize> {
+        let mut ended = Vec::new();
+        let mut size = Backlog::default();
+        for part in tail.chunks(READ_TASKS) {
+            // Read again under the lock: somebody else may have ended them meanwhile.
+            for record in service.store.tasks(part).await?.into_iter().flatten() {
+                if record.outcome.is_none() {
+                    size.tasks += 1;
+                    size.bytes += record.payload.len() as u64;
+                    ended.push(unloaded(record));
+                }
+            }
+        }
+        if !ended.is_empty() {
+            let outcomes = ended.iter().map(|(task, _)| outcome(task)).collect();
+            let origins = ended.into_iter().map(|(_, origin)| Some(origin)).collect();
+            service.finish_unloaded(outcomes, origins).await?;
+            self.state.lock().ended(queue.key, size);
+        }
+        Ok(size.tasks as usize)
     }
 
     /// Ends every task of the endpoint and takes no more.
@@ -280,16 +305,22 @@ impl Lane {
         // Commits are applied in order: after this one, which changes nothing, all submissions that were under way can
         // be read.
         service.store.commit(vec![Write::PutEndpoint(record)]).await?;
-        let mut after = 0;
-        loop {
-            let page = service
-                .store
-                .pending(self.endpoint, after, limit::MAX_PAGE_TASKS, limit::TARGET_BATCH_BYTES)
-                .await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.sequence;
-            self.cancel(service, page.iter().map(|task| (task.id, task.sequence)).collect(), reason).await?;
+        let queues = self.state.lock().all_queues();
+        for queue in queues {
+            let mut after = 0;
+            loop {
+                let (tasks, bytes) = (limit::MAX_PAGE_TASKS, limit::TARGET_BATCH_BYTES);
+                let page = service.store.pending(self.endpoint, queue.key, after, tasks, bytes).await?;
+                let Some(last) = page.last() else { break };
+                after = last.sequence;
+                let doomed = page.iter().map(|task| {
+                    let (id, sequence) = (task.id, task.sequence);
+                    Doomed { id, queue: queue.key, sequence }
+                });
+                self.cancel(service, doomed.collect(), reason).await?;
+            }
         }
+        Ok(())
     }
 
     /// Takes tasks again after [`Lane::close`].
@@ -297,144 +328,157 @@ impl Lane {
         self.state.lock().closed = false;
     }
 
-    /// Where these tasks are. Those that are being accepted are taken out of what will be handed in.
-    fn part(&self, tasks: Vec<(TaskId, u64)>) -> Parted {
+    /// Tasks by the queue in which they wait. A queue that is not known has none any more.
+    fn by_queue(&self, tasks: Vec<Doomed>) -> Vec<(Arc<Queue>, Vec<Doomed>)> {
+        let mut by_queue: BTreeMap<QueueKey, Vec<Doomed>> = BTreeMap::new();
+        for task in tasks {
+            by_queue.entry(task.queue).or_default().push(task);
+        }
+        let state = self.state.lock();
+        let known = |key: &QueueKey| state.queues.get(key).map(|(queue, _)| Arc::clone(queue));
+        by_queue.into_iter().filter_map(|(key, tasks)| Some((known(&key)?, tasks))).collect()
+    }
+
+    /// Where these tasks of a queue are. Those that are being accepted are taken out of what will be handed in, if that is
+    /// asked for.
+    fn part(&self, queue: QueueKey, tasks: Vec<Doomed>, take: bool) -> Parted {
         let mut state = self.state.lock();
         let mut parted = Parted { loaded: Vec::new(), tail: Vec::new(), arriving: Vec::new() };
+        let Some(window) = state.window(queue) else { return parted };
         let mut arriving: IdMap<TaskId, ()> = IdMap::default();
-        for (id, sequence) in tasks {
-            if sequence <= state.loaded_through {
+        for Doomed { id, sequence, .. } in tasks {
+            if sequence <= window.loaded_through {
                 parted.loaded.push(id);
-            } else if sequence <= state.tail_through {
+            } else if sequence <= window.tail_through {
                 parted.tail.push(id);
             } else {
                 arriving.insert(id, ());
             }
         }
-        if !arriving.is_empty() {
-            for arrival in &mut state.arriving {
-                let taken = arrival.tasks.extract_if(.., |one| arriving.contains_key(&one.task.id));
-                parted.arriving.extend(taken.map(|taken| taken.task));
+        if take && !arriving.is_empty() {
+            for part in state.arriving.iter_mut().flat_map(|arrival| &mut arrival.parts) {
+                let taken = part.tasks.extract_if(.., |(_, task, _)| arriving.contains_key(&task.id));
+                parted.arriving.extend(taken.map(|(_, task, _)| task));
             }
         }
         parted
     }
-
-    /// Hands in a durable submission as far as there is room; the rest of it becomes part of the tail.
-    fn take(self: &Arc<Self>, service: &Arc<Service>, state: &mut State, arrival: Arrival) {
-        let mut fitting = Vec::new();
-        if !state.has_tail() {
-            let mut rest = arrival.tasks.into_iter();
-            while state.has_room(&service.config)
-                && let Some(arriving) = rest.next()
-            {
-                state.loaded_through = arriving.sequence;
-                state.window_tasks += 1;
-                state.window_bytes += arriving.task.payload.len();
-                fitting.push((arriving.task, Some(arriving.origin)));
-            }
-            if rest.len() == 0 {
-                state.loaded_through = arrival.last;
-            }
-        }
-        state.tail_through = arrival.last;
-        self.hand_in(service, fitting);
-    }
-
-    fn take_page(self: &Arc<Self>, service: &Arc<Service>, page: Vec<PendingTask>, through: u64) {
-        let mut state = self.state.lock();
-        let mut fitting = Vec::with_capacity(page.len());
-        // An empty page has shown that there is nothing up to `through`, and so has one that goes beyond.
-        let mut loaded_through = if page.is_empty() { through } else { state.loaded_through };
-        for pending in page {
-            if pending.sequence > through {
-                loaded_through = through;
-                break;
-            }
-            if !state.has_room(&service.config) {
-                break;
-            }
-            loaded_through = pending.sequence;
-            state.window_tasks += 1;
-            state.window_bytes += pending.payload.len();
-            let mut task = Task::new(pending.id, pending.spec, pending.payload);
-            task.stamps.set(Hop::Accepted, pending.accepted);
-            fitting.push((task, None));
-        }
-        state.loaded_through = loaded_through;
-        self.hand_in(service, fitting);
-    }
-
-    /// Gives tasks to the dispatcher. Called with the state locked, so that they get there in order.
-    fn hand_in(self: &Arc<Self>, service: &Arc<Service>, tasks: Vec<(Task, Option<Arc<Origin>>)>) {
-        if tasks.is_empty() {
-            return;
-        }
-        let (tasks, origins): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
-        service.tracked.lock().extend(tasks.iter().zip(origins).map(|(task, origin)| {
-            (task.id, Tracked { lane: Arc::clone(self), bytes: task.payload.len(), origin })
-        }));
-        let id = self.id;
-        // The command is sent when the future is polled for the first time, and nobody needs its answer: the
-        // dispatcher's lanes have no bound of their own here, so nothing is refused. A node that has stopped leaves the
-        // tasks in the store.
-        let _ = service
-            .node
-            .with(move |node, now| {
-                let refused = node.submit(id, tasks, now);
-                debug_assert!(refused.is_empty(), "lanes of a service are bounded by its windows");
-            })
-            .now_or_never();
-    }
-
-    /// Starts to load if the window is less than half full and the store has more.
-    fn wake(self: &Arc<Self>, service: &Arc<Service>, state: &mut State) {
-        if state.loading || !state.is_hungry(&service.config) {
-            return;
-        }
-        state.loading = true;
-        let (lane, service) = (Arc::clone(self), Arc::clone(service));
-        tokio::spawn(async move { lane.keep_loading(&service).await });
-    }
-
-    async fn keep_loading(self: Arc<Self>, service: &Arc<Service>) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            if let Err(error) = self.load(service).await {
-                tracing::warn!(endpoint = %self.endpoint, %error, "cannot load tasks from the store; trying again");
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-                    () = service.stopping.cancelled() => {}
-                }
-            }
-            let mut state = self.state.lock();
-            if !state.is_hungry(&service.config) || service.stopping.is_cancelled() {
-                state.loading = false;
-                return;
-            }
-        }
-    }
 }
 
 impl State {
-    fn has_tail(&self) -> bool {
-        self.loaded_through < self.tail_through
+    pub(super) fn window(&self, queue: QueueKey) -> Option<&Window> {
+        self.queues.get(&queue).map(|(_, window)| window)
     }
 
-    fn has_room(&self, config: &ServiceConfig) -> bool {
-        self.online && self.window_tasks < config.window_tasks && self.window_bytes < config.window_bytes
+    pub(super) fn window_mut(&mut self, queue: QueueKey) -> Option<&mut Window> {
+        self.queues.get_mut(&queue).map(|(_, window)| window)
     }
 
-    fn is_hungry(&self, config: &ServiceConfig) -> bool {
-        self.has_tail()
-            && self.online
-            && !self.closed
-            && self.window_tasks < config.window_tasks.div_ceil(2)
-            && self.window_bytes < config.window_bytes.div_ceil(2)
+    fn all_queues(&self) -> Vec<Arc<Queue>> {
+        self.queues.values().map(|(queue, _)| Arc::clone(queue)).collect()
+    }
+
+    /// Tasks of a queue have ended, or were not accepted.
+    fn ended(&mut self, queue: QueueKey, ended: Backlog) {
+        self.backlog.tasks = self.backlog.tasks.saturating_sub(ended.tasks);
+        self.backlog.bytes = self.backlog.bytes.saturating_sub(ended.bytes);
+        if let Some(window) = self.window_mut(queue) {
+            window.unfinished = window.unfinished.saturating_sub(ended.tasks);
+        }
+    }
+
+    /// Refuses what would be more than may wait for an endpoint.
+    fn require_room(&self, new: Backlog, config: &ServiceConfig) -> Result<()> {
+        let bounds = [
+            (
+                self.backlog.tasks,
+                new.tasks,
+                config.endpoint_tasks,
+                "the endpoint has as many unfinished tasks as it may (service setting `endpoint_tasks`)",
+            ),
+            (
+                self.backlog.bytes,
+                new.bytes,
+                config.endpoint_bytes,
+                "the unfinished tasks of the endpoint have as many bytes of arguments as they may (service setting \
+                 `endpoint_bytes`)",
+            ),
+        ];
+        for (unfinished, new, bound, message) in bounds {
+            if unfinished.saturating_add(new) > bound {
+                return Err(full(message, unfinished, bound));
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers tasks on, and divides them by queue.
+    fn number(
+        &mut self,
+        endpoint: EndpointId,
+        tasks: Vec<(Task, Arc<Origin>)>,
+        config: &ServiceConfig,
+    ) -> Result<Vec<Part>> {
+        let mut parts: Vec<Part> = Vec::new();
+        for (sequence, (task, origin)) in (self.next_sequence..).zip(tasks) {
+            let key = QueueKey::of(&task.spec);
+            if parts.last().is_none_or(|part| part.queue.key != key) {
+                let queue = self.queue(endpoint, key, config)?;
+                parts.push(Part { queue, last: sequence, tasks: Vec::new() });
+            }
+            if let Some(part) = parts.last_mut() {
+                part.last = sequence;
+                part.tasks.push((sequence, task, origin));
+            }
+        }
+        for part in &parts {
+            if let Some(window) = self.window_mut(part.queue.key) {
+                window.unfinished += part.tasks.len() as u64;
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The queue with this key, which is made if there is none.
+    fn queue(&mut self, endpoint: EndpointId, key: QueueKey, config: &ServiceConfig) -> Result<Arc<Queue>> {
+        if let Some((queue, _)) = self.queues.get(&key) {
+            return Ok(Arc::clone(queue));
+        }
+        if self.queues.len() >= config.endpoint_queues {
+            // Whoever works on a queue holds it.
+            self.queues.retain(|_, (queue, window)| window.unfinished > 0 || Arc::strong_count(queue) > 1);
+        }
+        if self.queues.len() >= config.endpoint_queues {
+            let message = "as many owners and priorities wait for the endpoint as may (service setting \
+                           `endpoint_queues`)";
+            return Err(full(message, self.queues.len() as u64, config.endpoint_queues as u64));
+        }
+        let queue = Queue::new(endpoint, key);
+        self.queues.insert(key, (Arc::clone(&queue), Window::empty(self.next_sequence - 1)));
+        Ok(queue)
     }
 }
 
-/// Where tasks of a lane are.
+fn full(message: &'static str, unfinished: u64, bound: u64) -> Error {
+    Error::new(ErrorKind::LimitExceeded, "submit tasks", message)
+        .with_context("unfinished", unfinished)
+        .with_context("limit", bound)
+        .with_retry(Retry::After(Some(Duration::from_secs(1))))
+}
+
+/// The first sequence number from `next` on after which no task of the queue has one.
+async fn after_last(service: &Service, endpoint: EndpointId, queue: QueueKey, mut next: u64) -> Result<u64> {
+    loop {
+        let (tasks, bytes) = (limit::MAX_PAGE_TASKS, limit::TARGET_BATCH_BYTES);
+        let later = service.store.pending(endpoint, queue, next - 1, tasks, bytes).await?;
+        match later.last() {
+            Some(last) => next = last.sequence + 1,
+            None => return Ok(next),
+        }
+    }
+}
+
+/// Where tasks of a queue are.
 struct Parted {
     /// In the dispatcher, or they were and have ended.
     loaded: Vec<TaskId>,
@@ -446,8 +490,9 @@ struct Parted {
 
 /// A task of the tail.
 fn unloaded(record: TaskRecord) -> (Task, Arc<Origin>) {
-    let TaskRecord { id, endpoint, group, function, spec, accepted, .. } = record;
+    let TaskRecord { id, endpoint, group, function, spec, accepted, attempt, .. } = record;
     let mut task = Task::new(id, Arc::clone(&spec), Bytes::new());
+    task.attempt = attempt;
     task.stamps.set(Hop::Accepted, accepted);
     (task, Arc::new(Origin { endpoint, group, function, spec, accepted }))
 }

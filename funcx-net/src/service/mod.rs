@@ -3,10 +3,13 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `submit` | how tasks are accepted |
-//! | `lane` | the queue of one endpoint, half in memory and half in the store |
+//! | `lane` | what waits for one endpoint: its queues |
+//! | `queue` | one of them, half in memory and half in the store |
+//! | `sweep` | what ends because of its time, and what is forgotten |
 //! | `finish` | how outcomes are made safe |
 //! | `publish` | who is told about them |
-//! | `tasks` | what became of tasks; cancelling them |
+//! | `tasks` | what became of tasks |
+//! | `cancel` | cancelling them, and forgetting them |
 //! | `follow` | the outcomes of a task group as they come |
 //! | `groups` | whose task groups are |
 //! | `records` | functions and endpoints |
@@ -14,33 +17,36 @@
 //! | `host` | what the node asks |
 
 mod cache;
+mod cancel;
 mod finish;
 mod follow;
 mod groups;
 mod host;
 mod lane;
 mod publish;
+mod queue;
 mod records;
 mod refusal;
 mod repeat;
 mod submit;
+mod sweep;
 mod tasks;
 mod unstoppable;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use funcx_core::contract::{
-    Authority, Connection, Credential, EndpointRecord, FunctionRecord, Principal, TaskStore,
+    Authority, Connection, Credential, EndpointRecord, FunctionRecord, IdleFirst, Principal, TaskStore,
 };
 use funcx_core::model::{
     EndpointId, FunctionId, Hop, IdMap, IdentityId, TaskGroupId, TaskId, Timestamp, limit,
 };
-use funcx_core::state::{DispatcherLimits, LinkPolicy, NodeConfig};
+use funcx_core::state::{DispatcherLimits, LinkPolicy, Node, NodeConfig};
 use funcx_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use tokio::{sync::OnceCell, task::JoinHandle, time::Instant};
@@ -53,15 +59,18 @@ use groups::Claims;
 use host::Host;
 use lane::Lane;
 use publish::{Origin, Publisher};
+use queue::Queue;
 use repeat::Repeats;
+use sweep::Sweeper;
 
+pub use cancel::{CancelReport, CancelTarget, PurgeReport};
 pub use follow::{FollowEvent, Follower};
 pub use records::{EndpointFigures, NewEndpoint, NewFunction};
 pub use refusal::{Answer, Refusal};
 pub use repeat::{Delivery, RequestKey};
 pub use submit::{Accepted, Batch, SharedAnswer, Submit};
 pub(crate) use tasks::READ_TASKS;
-pub use tasks::{CancelReport, CancelTarget, TaskStatus, TaskView};
+pub use tasks::{TaskStatus, TaskView};
 
 /// Functions that are kept at hand.
 const CACHED_FUNCTIONS: usize = 4096;
@@ -77,12 +86,21 @@ const CACHED_GROUPS: usize = 65_536;
 /// How a [`Service`] is set up.
 #[derive(Clone)]
 pub struct ServiceConfig {
-    /// Tasks of one endpoint that are held in memory; the others lie in the store.
+    /// Tasks of one queue of an endpoint that are held in memory; the others lie in the store. There is a queue for each
+    /// owner and priority, so an endpoint takes at most [`endpoint_queues`](Self::endpoint_queues) times this.
     pub window_tasks: usize,
     /// Bytes of their arguments.
     pub window_bytes: usize,
     /// Unfinished tasks of one endpoint that are accepted.
     pub endpoint_tasks: u64,
+    /// Bytes of their arguments.
+    pub endpoint_bytes: u64,
+    /// Queues of one endpoint in which something may wait at a time.
+    pub endpoint_queues: usize,
+    /// How long tasks can be read after they have ended, whether or not somebody has; for ever if `None`.
+    pub result_retention: Option<Duration>,
+    /// Shares of owners in an endpoint for which several wait; 1 for those that are not named.
+    pub weights: BTreeMap<IdentityId, u32>,
     /// Largest arguments of one task, in bytes; at most [`limit::MAX_PAYLOAD_BYTES`].
     pub payload_bytes: usize,
     /// Largest HTTP request body, in bytes.
@@ -103,6 +121,10 @@ impl Default for ServiceConfig {
             window_tasks: 100_000,
             window_bytes: 512 << 20,
             endpoint_tasks: limit::MAX_ENDPOINT_TASKS as u64,
+            endpoint_bytes: 64 << 30,
+            endpoint_queues: 256,
+            result_retention: Some(Duration::from_secs(14 * 86_400)),
+            weights: BTreeMap::new(),
             payload_bytes: limit::MAX_PAYLOAD_BYTES,
             body_bytes: limit::MAX_BODY_BYTES,
             keep_answers: Duration::from_secs(120),
@@ -119,6 +141,9 @@ impl fmt::Debug for ServiceConfig {
             .field("window_tasks", &self.window_tasks)
             .field("window_bytes", &self.window_bytes)
             .field("endpoint_tasks", &self.endpoint_tasks)
+            .field("endpoint_bytes", &self.endpoint_bytes)
+            .field("endpoint_queues", &self.endpoint_queues)
+            .field("result_retention", &self.result_retention)
             .field("payload_bytes", &self.payload_bytes)
             .field("body_bytes", &self.body_bytes)
             .field("issues_tokens", &self.issuer.is_some())
@@ -163,7 +188,8 @@ pub struct Service {
     store: Arc<dyn TaskStore>,
     authority: Arc<dyn Authority>,
     node: NodeHandle,
-    running: Mutex<Option<JoinHandle<()>>>,
+    running: Mutex<Vec<JoinHandle<()>>>,
+    sweeper: Arc<Sweeper>,
     stopping: CancellationToken,
     lanes: Mutex<HashMap<EndpointId, Arc<OnceCell<Arc<Lane>>>>>,
     /// Tasks in the dispatcher.
@@ -183,8 +209,10 @@ pub struct Service {
 /// What the service knows about a task in the dispatcher.
 #[derive(Debug)]
 struct Tracked {
-    lane: Arc<Lane>,
+    queue: Arc<Queue>,
     bytes: usize,
+    /// Whether it matters when it begins, because it has a time to live.
+    expires: bool,
     /// Unknown for a task that was read from the store.
     origin: Option<Arc<Origin>>,
 }
@@ -208,8 +236,8 @@ impl Service {
         store: Arc<dyn TaskStore>,
         authority: Arc<dyn Authority>,
     ) -> Result<Arc<Self>> {
-        if config.window_tasks == 0 || config.window_bytes == 0 {
-            let message = "`window_tasks` and `window_bytes` must be at least 1";
+        if config.window_tasks == 0 || config.window_bytes == 0 || config.endpoint_queues == 0 {
+            let message = "`window_tasks`, `window_bytes` and `endpoint_queues` must be at least 1";
             return Err(Error::new(ErrorKind::InvalidInput, "start service", message));
         }
         if config.payload_bytes > limit::MAX_PAYLOAD_BYTES {
@@ -225,13 +253,17 @@ impl Service {
             // Windows bound what is in a lane, so that nothing is ever refused there.
             limits: DispatcherLimits { lane_tasks: usize::MAX, lane_bytes: usize::MAX },
             lease_grace: None,
+            journal: false,
             queue_tasks: 0,
             sent: Hop::ServiceSent,
             returned: None,
             software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
-        Ok(Arc::new_cyclic(|weak: &Weak<Self>| {
-            let (node, running) = driver::start(node, Arc::new(Host(weak.clone())), None, |_| {});
+        let service = Arc::new_cyclic(|weak: &Weak<Self>| {
+            let (node, running) =
+                driver::start(node, Arc::new(Host(weak.clone())), None, |node: &mut Node<IdleFirst>| {
+                    config.weights.iter().for_each(|(owner, weight)| node.set_weight(*owner, *weight));
+                });
             // A refusal is not kept: the next try may fare better.
             let repeats = Repeats::new(config.keep_answers, |answer: &SharedAnswer| answer.is_ok());
             Self {
@@ -239,7 +271,8 @@ impl Service {
                 store,
                 authority,
                 node,
-                running: Mutex::new(Some(running)),
+                running: Mutex::new(vec![running]),
+                sweeper: Arc::default(),
                 stopping: CancellationToken::new(),
                 lanes: Mutex::default(),
                 tracked: Mutex::default(),
@@ -252,7 +285,11 @@ impl Service {
                 changes: Mutex::default(),
                 locks: Mutex::default(),
             }
-        }))
+        });
+        let sweeper = Arc::clone(&service.sweeper);
+        let sweeping = sweep::run(Arc::downgrade(&service), sweeper, service.stopping.clone());
+        service.running.lock().push(tokio::spawn(sweeping));
+        Ok(service)
     }
 
     /// How it is set up.
@@ -287,9 +324,9 @@ impl Service {
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.node.stop();
-        let running = self.running.lock().take();
-        if let Some(running) = running {
-            // It only ends by itself or with the runtime.
+        let running = std::mem::take(&mut *self.running.lock());
+        for running in running {
+            // They only end by themselves or with the runtime.
             let _ = running.await;
         }
     }

@@ -171,6 +171,7 @@ impl State {
             accepted: origin.accepted,
             sequence: 0,
             payload: bytes::Bytes::new(),
+            attempt: outcome.outcome.attempt,
             outcome: Some(outcome),
         });
         subscribers.retain(|subscriber| {

@@ -288,7 +288,7 @@ impl Service {
         for ((figures, lane), id) in figures.iter_mut().zip(&lanes).zip(endpoints) {
             let unfinished = match lane {
                 Some(lane) => lane.unfinished(),
-                None => self.store.pending_count(*id).await?,
+                None => self.store.backlog(*id).await?.tasks,
             };
             figures.queued = unfinished.saturating_sub(figures.leased);
         }

@@ -1,6 +1,6 @@
 //! How tasks are accepted.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, Write};
@@ -122,7 +122,7 @@ impl Service {
             submissions.push((origin, stored));
         }
         let commit = |first| self.store.commit(writes(submissions, first));
-        let (first, committed) = lane.begin(tasks, self.config.endpoint_tasks, commit)?;
+        let (first, committed) = lane.begin(tasks, &self.config, commit)?;
         let (service, owner) = (Arc::clone(self), principal.identity);
         // Others wait for what becomes of this one, so it must be seen to its end.
         Unstoppable::new(async move {
@@ -163,6 +163,7 @@ impl Service {
             }
             bounded(operation, "text of the options", batch.options.len(), MAX_OPTIONS_BYTES)?;
             check_shape(operation, &batch.shape)?;
+            check_times(operation, batch)?;
             if !(1..=limit::MAX_MAX_ATTEMPTS).contains(&batch.limits.max_attempts) {
                 let message = format!("max_attempts must be between 1 and {}", limit::MAX_MAX_ATTEMPTS);
                 return Err(Error::new(ErrorKind::InvalidInput, operation, message).into());
@@ -219,6 +220,22 @@ fn check_shape(operation: &'static str, shape: &Shape) -> Answer<()> {
     if let Target::Labels(labels) = &shape.target {
         bounded(operation, "number of `labels`", labels.len(), MAX_LABELS)?;
         labels.iter().try_for_each(|label| text("text of one of the `labels` (MAX_TEXT_BYTES)", label))?;
+    }
+    Ok(())
+}
+
+/// Refuses times in which nothing can be done, and those that are as good as for ever.
+fn check_times(operation: &'static str, batch: &Batch) -> Answer<()> {
+    let longest = Duration::from_secs(limit::MAX_TASK_SECONDS);
+    for (name, time) in
+        [("walltime", batch.shape.walltime), ("ttl", batch.limits.ttl), ("deadline", batch.limits.deadline)]
+    {
+        if let Some(time) = time.filter(|time| time.is_zero() || *time > longest) {
+            let message = format!("`{name}` must be more than zero and at most ten years (MAX_TASK_SECONDS)");
+            return Err(Error::new(ErrorKind::InvalidInput, operation, message)
+                .with_context("seconds", time.as_secs_f64())
+                .into());
+        }
     }
     Ok(())
 }

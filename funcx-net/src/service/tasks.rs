@@ -1,15 +1,14 @@
-//! What became of tasks; cancelling them.
+//! What became of tasks.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use funcx_core::contract::{Access, Action, Object, Principal, TaskCursor, TaskQuery, TaskRecord};
-use funcx_core::model::{EndpointId, Failure, TaskGroupId, TaskId, limit};
+use funcx_core::model::{EndpointId, TaskEvent, TaskGroupId, TaskId, limit};
 use funcx_core::state::TaskState;
 use funcx_core::{Error, ErrorKind};
 
 use super::groups::foreign_group;
-use super::unstoppable::Unstoppable;
 use super::{Answer, Refusal, Service};
 
 /// Tasks read from the store at a time: each may have large arguments and a large result.
@@ -37,24 +36,6 @@ pub struct TaskView {
     pub record: Arc<TaskRecord>,
     /// Where it is.
     pub status: TaskStatus,
-}
-
-/// Which tasks to cancel.
-#[derive(Debug, Clone)]
-pub enum CancelTarget {
-    /// These.
-    Tasks(Vec<TaskId>),
-    /// All of a group.
-    Group(TaskGroupId),
-}
-
-/// What a cancel did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CancelReport {
-    /// Tasks that had not ended and were asked to.
-    pub cancelled: usize,
-    /// Tasks that are not there, or not the caller's.
-    pub unknown: usize,
 }
 
 impl Service {
@@ -124,6 +105,15 @@ impl Service {
         Ok(TaskView { record: Arc::new(record), status })
     }
 
+    /// What is known to have happened to a task before its outcome.
+    ///
+    /// # Errors
+    /// As for [`Service::task`].
+    pub async fn task_events(&self, principal: &Principal, id: TaskId) -> Answer<Vec<TaskEvent>> {
+        self.record(principal, id).await?;
+        Ok(self.store.task_events(id).await?)
+    }
+
     /// One task once it has ended, or as it is when `patience` is over.
     ///
     /// # Errors
@@ -181,72 +171,6 @@ impl Service {
                 Err(Refusal::new("TASK_GROUP_NOT_FOUND", error))
             }
         }
-    }
-
-    /// Cancels tasks. One that has not been given to an endpoint ends now; one that has been is stopped there, and its
-    /// outcome says whether that came in time.
-    ///
-    /// **Cancellation.** Goes on to its end when the future is dropped.
-    ///
-    /// # Errors
-    /// `NotFound` or `Forbidden` (group), `Unavailable` (the store; then some may be cancelled already).
-    pub async fn cancel(
-        self: &Arc<Self>,
-        principal: &Principal,
-        target: CancelTarget,
-    ) -> Answer<CancelReport> {
-        let (service, principal) = (Arc::clone(self), principal.clone());
-        Unstoppable::new(async move {
-            let mut report = CancelReport::default();
-            match target {
-                CancelTarget::Tasks(ids) => {
-                    for page in ids.chunks(limit::MAX_PAGE_TASKS) {
-                        service.cancel_page(&principal, page, &mut report).await?;
-                    }
-                }
-                CancelTarget::Group(group) => {
-                    service.check_group(&principal, group).await?;
-                    let mut after = None;
-                    loop {
-                        let query = TaskQuery::Group(group);
-                        let (ids, next) = service.store.task_ids(query, after, limit::MAX_PAGE_TASKS).await?;
-                        service.cancel_page(&principal, &ids, &mut report).await?;
-                        after = next;
-                        if after.is_none() {
-                            break;
-                        }
-                    }
-                }
-            }
-            Ok(report)
-        })
-        .await
-    }
-
-    async fn cancel_page(
-        self: &Arc<Self>,
-        principal: &Principal,
-        ids: &[TaskId],
-        report: &mut CancelReport,
-    ) -> Answer<()> {
-        let mut by_endpoint: HashMap<EndpointId, Vec<(TaskId, u64)>> = HashMap::new();
-        for page in ids.chunks(READ_TASKS) {
-            for record in self.store.tasks(page).await? {
-                match record.filter(|record| self.check_task(principal, Action::Change, record).is_ok()) {
-                    None => report.unknown += 1,
-                    Some(record) if record.outcome.is_some() => {}
-                    Some(record) => {
-                        by_endpoint.entry(record.endpoint).or_default().push((record.id, record.sequence));
-                    }
-                }
-            }
-        }
-        let reason = Failure::new("Cancelled", "cancelled before it was given to an endpoint");
-        for (endpoint, tasks) in by_endpoint {
-            let lane = self.lane(endpoint).await?;
-            report.cancelled += lane.cancel(self, tasks, &reason).await?;
-        }
-        Ok(())
     }
 
     async fn record(&self, principal: &Principal, id: TaskId) -> Answer<TaskRecord> {

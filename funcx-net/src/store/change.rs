@@ -1,15 +1,22 @@
 //! How writes become changes of tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 use fjall::PersistMode;
-use funcx_core::contract::{FunctionRecord, OutcomeRecord, Submission, Write};
-use funcx_core::model::{EndpointId, FunctionId, IdMap, TaskId};
+use funcx_core::contract::{
+    Backlog, Due, DueReason, FunctionRecord, OutcomeRecord, QueueKey, Submission, Write,
+};
+use funcx_core::model::{
+    EndpointId, FunctionId, TaskEvent, TaskEventKind, TaskId, Timestamp, limit::MAX_PAGE_TASKS,
+};
 
-use super::commit::Counts;
+use super::base::Opened;
 use super::failure::Failure;
-use super::record::{self, Chunk, StoredFunction, StoredPending, StoredTask};
+use super::queues::{Queue, Queues};
+use super::record::{
+    self, Chunk, Numbers, StoredDue, StoredFunction, StoredPending, StoredQueue, StoredTask,
+};
 use super::table::{CHUNK_TASKS, Place, Table, Tables, key};
 
 /// The changes of a group of commits, on top of what the tables hold.
@@ -17,22 +24,28 @@ use super::table::{CHUNK_TASKS, Place, Table, Tables, key};
 /// Each key is changed once: a later write sees the earlier ones of its group, and the last one counts.
 pub(super) struct Changes<'a> {
     tables: &'a Tables,
-    counts: &'a Counts,
+    known: &'a Queues,
     changed: [HashMap<Bytes, Option<Bytes>>; Table::ALL.len()],
-    recounted: IdMap<EndpointId, u64>,
-    next_chunk: u64,
+    /// Queues that have changed, by number.
+    queues: HashMap<u64, Queue>,
+    /// Numbers of queues that tasks were put into.
+    filled: HashMap<(EndpointId, QueueKey), u64>,
+    numbers: Numbers,
     bytes: usize,
 }
 
 impl<'a> Changes<'a> {
-    /// No changes yet. `next_chunk` is the first chunk number that is free.
-    pub(super) fn new(tables: &'a Tables, counts: &'a Counts, next_chunk: u64) -> Self {
+    /// No changes yet. `numbers` are those that are free.
+    pub(super) fn new(opened: &'a Opened, numbers: Numbers) -> Self {
+        let Opened { tables, queues: known } = opened;
+        let numbers = Numbers { group: numbers.group + 1, ..numbers };
         Self {
             tables,
-            counts,
+            known,
             changed: Default::default(),
-            recounted: IdMap::default(),
-            next_chunk,
+            queues: HashMap::new(),
+            filled: HashMap::new(),
+            numbers,
             bytes: 0,
         }
     }
@@ -40,6 +53,11 @@ impl<'a> Changes<'a> {
     /// Bytes of the keys and values that have changed.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The numbers that are free once this is committed.
+    pub(super) fn numbers(&self) -> Numbers {
+        self.numbers
     }
 
     /// Adds one write.
@@ -57,14 +75,22 @@ impl<'a> Changes<'a> {
             }
             Write::Submit(submission) => self.submit(submission),
             Write::Finish(outcomes) => outcomes.iter().try_for_each(|outcome| self.finish(outcome)),
+            Write::Record(events) => events.iter().try_for_each(|event| self.record(event)),
+            Write::Forget(tasks) => self.forget(tasks.iter().copied()),
+            Write::Expire { ended_before } => self.expire(*ended_before),
         }
     }
 
-    /// Makes all changes durable at once, and gives the first chunk number that is free then.
-    pub(super) fn commit(mut self) -> Result<u64, Failure> {
-        for (endpoint, count) in self.recounted.clone() {
-            self.put(Table::Registered, &key::count(endpoint), Bytes::copy_from_slice(&count.to_be_bytes()));
+    /// Makes all changes durable at once. If that fails, only the disk knows whether it has.
+    pub(super) fn commit(mut self) -> Result<(), fjall::Error> {
+        for (number, Queue { endpoint, key: queue, backlog }) in self.queues.clone() {
+            let name = key::queue(endpoint, queue);
+            match backlog.tasks {
+                0 => self.remove(Table::Registered, &name),
+                _ => self.put(Table::Registered, &name, StoredQueue { number, backlog }.encode()),
+            }
         }
+        self.put(Table::Registered, &key::NUMBERS, self.numbers.encode());
         let mut batch = self.tables.database.batch().durability(Some(PersistMode::SyncData));
         for (table, changed) in Table::ALL.into_iter().zip(std::mem::take(&mut self.changed)) {
             let keyspace = self.tables.keyspace(table);
@@ -78,9 +104,9 @@ impl<'a> Changes<'a> {
                 }
             }
         }
-        batch.commit().map_err(|error| Failure::write(&error))?;
-        self.counts.replace(self.recounted);
-        Ok(self.next_chunk)
+        batch.commit()?;
+        self.known.replace(self.queues);
+        Ok(())
     }
 
     fn put_function(&mut self, function: &FunctionRecord) -> Result<(), Failure> {
@@ -108,54 +134,196 @@ impl<'a> Changes<'a> {
         self.share(&key::spec(hash), || encoded)?;
         self.share(&key::body(spec.function.hash()), || record::encode_body(spec.function.body()))?;
 
+        let times = Due::times(spec, *accepted);
+        let at = |wanted| move |(at, reason): (Timestamp, DueReason)| (reason == wanted).then_some(at);
+        let times: Vec<_> = times.collect();
+        let ttl = times.iter().copied().find_map(at(DueReason::TimeToLive));
+        let deadline = times.iter().copied().find_map(at(DueReason::Deadline));
+        let queue = self.fill(*endpoint, QueueKey::of(spec), &submission.tasks);
         let mut sequence = submission.first_sequence;
         for tasks in submission.tasks.chunks(CHUNK_TASKS) {
-            let chunk = self.next_chunk;
-            self.next_chunk += 1;
+            let chunk = self.numbers.chunk;
+            self.numbers.chunk += 1;
             self.put(Table::Chunks, &key::chunk(chunk), Chunk::encode(submission, hash, tasks));
+            if tasks.len() > 1 {
+                self.put(Table::Times, &key::left(chunk), record::encode_left(tasks.len() as u32));
+            }
             for list in [key::owner_list(spec.owner), key::group_list(*group)] {
                 self.put(Table::Lists, &key::listed(list, *accepted, chunk), Bytes::new());
             }
-            for (index, (id, payload)) in (0..).zip(tasks) {
-                self.add_task(
-                    StoredTask { place: Place { chunk, index }, endpoint: *endpoint, sequence },
-                    *id,
-                    payload,
-                );
+            for (index, (task, payload)) in (0..).zip(tasks) {
+                let place = Place { chunk, index };
+                let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                let waiting = StoredPending {
+                    task: *task,
+                    place,
+                    bytes,
+                    attempt: 1,
+                    granted: 0,
+                    begun: false,
+                    ttl,
+                    deadline,
+                };
+                self.put(Table::Tasks, &key::task(*task), StoredTask { place, queue, sequence }.encode());
+                self.put(Table::Arguments, &key::arguments(place), payload.clone());
+                self.put(Table::Pending, &key::pending(queue, sequence), waiting.encode());
+                for (at, reason) in &times {
+                    let due = StoredDue { queue, sequence, reason: *reason };
+                    self.put(Table::Times, &key::due(*at, *task), due.encode());
+                }
                 sequence += 1;
             }
         }
-        *self.count(*endpoint) += submission.tasks.len() as u64;
         Ok(())
     }
 
-    fn add_task(&mut self, stored: StoredTask, task: TaskId, payload: &Bytes) {
-        let StoredTask { place, endpoint, sequence } = stored;
-        self.put(Table::Tasks, &key::task(task), stored.encode());
-        self.put(Table::Arguments, &key::arguments(place), payload.clone());
-        self.put(Table::Pending, &key::pending(endpoint, sequence), StoredPending { task, place }.encode());
+    /// The number of the queue that these tasks are put into.
+    fn fill(&mut self, endpoint: EndpointId, key: QueueKey, tasks: &[(TaskId, Bytes)]) -> u64 {
+        let known = self.filled.get(&(endpoint, key)).copied().or_else(|| self.known.number(endpoint, key));
+        // One that has run empty within this group may be used again.
+        let number = known.unwrap_or_else(|| {
+            self.numbers.queue += 1;
+            self.numbers.queue
+        });
+        self.filled.insert((endpoint, key), number);
+        let empty = || Queue { endpoint, key, backlog: Backlog::default() };
+        let known = self.known;
+        let queue = self.queues.entry(number).or_insert_with(|| known.find(number).unwrap_or_else(empty));
+        queue.backlog.tasks += tasks.len() as u64;
+        queue.backlog.bytes += tasks.iter().map(|(_, payload)| payload.len() as u64).sum::<u64>();
+        number
     }
 
     fn finish(&mut self, record: &OutcomeRecord) -> Result<(), Failure> {
         let task = record.outcome.task;
-        let Some(stored) = self.find(Table::Tasks, &key::task(task))? else { return Ok(()) };
-        let StoredTask { endpoint, sequence, .. } = StoredTask::decode(stored)?;
         // A task waits until it has an outcome. What waits is few and lies close together, so asking that is quicker
         // than looking for the outcome among all there ever were.
-        let queued = key::pending(endpoint, sequence);
-        let Some(waiting) = self.find(Table::Pending, &queued)? else { return Ok(()) };
-        if StoredPending::decode(waiting)?.task != task {
-            return Ok(());
+        let Some((stored, waiting)) = self.waiting(task)? else { return Ok(()) };
+        let StoredTask { queue, sequence, place } = stored;
+        self.remove(Table::Pending, &key::pending(queue, sequence));
+        for at in [waiting.ttl, waiting.deadline].into_iter().flatten() {
+            self.remove(Table::Times, &key::due(at, task));
         }
-        self.remove(Table::Pending, &queued);
         self.put(Table::Outcomes, &key::task(task), record::encode_outcome(record));
-        let count = self.count(endpoint);
-        *count = count.saturating_sub(1);
+        let known = self.known;
+        if let Some(queue) = match self.queues.entry(queue) {
+            Entry::Occupied(changed) => Some(changed.into_mut()),
+            Entry::Vacant(unchanged) => known.find(queue).map(|queue| unchanged.insert(queue)),
+        } {
+            queue.backlog.tasks = queue.backlog.tasks.saturating_sub(1);
+            queue.backlog.bytes = queue.backlog.bytes.saturating_sub(waiting.bytes.into());
+        }
+        self.ended(place.chunk, record.completed)
+    }
+
+    /// One of the tasks of a chunk has ended.
+    fn ended(&mut self, chunk: u64, at: Timestamp) -> Result<(), Failure> {
+        let counted = key::left(chunk);
+        // One task is not counted.
+        if let Some(left) = self.find(Table::Times, &counted)? {
+            let left = record::decode_left(&left)?.saturating_sub(1);
+            if left > 0 {
+                self.put(Table::Times, &counted, record::encode_left(left));
+                return Ok(());
+            }
+            self.remove(Table::Times, &counted);
+        }
+        self.put(Table::Times, &key::ended(at, chunk), Bytes::new());
         Ok(())
     }
 
-    fn count(&mut self, endpoint: EndpointId) -> &mut u64 {
-        self.recounted.entry(endpoint).or_insert_with(|| self.counts.of(endpoint))
+    /// A task that has no outcome.
+    fn waiting(&self, task: TaskId) -> Result<Option<(StoredTask, StoredPending)>, Failure> {
+        let Some(stored) = self.find(Table::Tasks, &key::task(task))? else { return Ok(None) };
+        let stored = StoredTask::decode(stored)?;
+        let waiting = self.find(Table::Pending, &key::pending(stored.queue, stored.sequence))?;
+        let Some(waiting) = waiting else { return Ok(None) };
+        let waiting = StoredPending::decode(waiting)?;
+        // A number can stand for another queue than when the task ended.
+        Ok((waiting.task == task).then_some((stored, waiting)))
+    }
+
+    fn record(&mut self, event: &TaskEvent) -> Result<(), Failure> {
+        let task = event.attempt.task;
+        if !self.contains(Table::Tasks, &key::task(task))? {
+            return Ok(());
+        }
+        let stored = self.find(Table::Events, &key::task(task))?;
+        let mut events = stored.map_or(Ok(Vec::new()), |stored| record::decode_events(task, stored))?;
+        record::push_event(&mut events, event);
+        self.put(Table::Events, &key::task(task), record::encode_events(&events));
+
+        let Some((stored, before)) = self.waiting(task)? else { return Ok(()) };
+        let mut waiting = before;
+        match event.kind {
+            TaskEventKind::Lost | TaskEventKind::LeaseLost if event.attempt.number >= waiting.attempt => {
+                waiting.attempt = event.attempt.number.saturating_add(1);
+                waiting.granted += u32::from(event.kind == TaskEventKind::LeaseLost);
+            }
+            TaskEventKind::Started => {
+                waiting.begun = true;
+                if let Some(at) = waiting.ttl.take() {
+                    self.remove(Table::Times, &key::due(at, task));
+                }
+            }
+            _ => {}
+        }
+        if waiting != before {
+            self.put(Table::Pending, &key::pending(stored.queue, stored.sequence), waiting.encode());
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, tasks: impl IntoIterator<Item = TaskId>) -> Result<(), Failure> {
+        let mut holes: HashMap<u64, Vec<u32>> = HashMap::new();
+        for task in tasks {
+            let Some(stored) = self.find(Table::Tasks, &key::task(task))? else { continue };
+            if self.waiting(task)?.is_some() {
+                continue;
+            }
+            let place = StoredTask::decode(stored)?.place;
+            for table in [Table::Tasks, Table::Outcomes, Table::Events] {
+                self.remove(table, &key::task(task));
+            }
+            self.remove(Table::Arguments, &key::arguments(place));
+            holes.entry(place.chunk).or_default().push(place.index);
+        }
+        for (number, places) in holes {
+            let stored = self.find(Table::Chunks, &key::chunk(number))?;
+            let stored = stored.ok_or_else(|| record::damaged("chunk of a submission"))?;
+            let (rest, some) = Chunk::without(&stored, &places)?;
+            if some {
+                self.put(Table::Chunks, &key::chunk(number), rest);
+                continue;
+            }
+            let Chunk { owner, group, accepted, .. } = Chunk::decode(stored)?;
+            self.remove(Table::Chunks, &key::chunk(number));
+            for list in [key::owner_list(owner), key::group_list(group)] {
+                self.remove(Table::Lists, &key::listed(list, accepted, number));
+            }
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self, before: Timestamp) -> Result<(), Failure> {
+        let range = key::ended(Timestamp::UNSET, 0)..key::ended(before, 0);
+        let mut tasks = 0;
+        for entry in self.tables.keyspace(Table::Times).range(range).take(MAX_PAGE_TASKS) {
+            let name = entry.key().map_err(|error| Failure::read(&error))?;
+            self.remove(Table::Times, &name);
+            let number = *name.last_chunk().ok_or_else(|| record::damaged("end of a chunk"))?;
+            // Its tasks may have been forgotten before.
+            let Some(chunk) = self.find(Table::Chunks, &key::chunk(u64::from_be_bytes(number)))? else {
+                continue;
+            };
+            let ids: Vec<TaskId> = Chunk::decode(chunk)?.ids().flatten().collect();
+            tasks += ids.len();
+            self.forget(ids)?;
+            if tasks >= MAX_PAGE_TASKS {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Puts a value that is named by its hash, unless it is there.

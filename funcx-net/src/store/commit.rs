@@ -3,17 +3,23 @@
 //! A sync takes as long for a thousand tasks as for one. So callers only queue their writes; one thread takes all
 //! that wait, makes one batch of them, syncs once, and answers everybody. While it syncs, the next group gathers.
 
-use std::{collections::VecDeque, future::Future, sync::Arc, thread};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use funcx_core::contract::Write;
-use funcx_core::model::{EndpointId, Error, ErrorKind, IdMap, Result};
+use funcx_core::model::{Error, ErrorKind, Result};
 use futures::channel::oneshot;
 use parking_lot::{Condvar, Mutex};
 
+use super::base::Base;
 use super::change::Changes;
-use super::failure::Failure;
-use super::record;
-use super::table::{Table, Tables, key};
+use super::failure::{FULL, Failure};
+use super::record::Numbers;
 
 const OPERATION: &str = "commit to the store";
 /// Bytes that may wait to be committed; a caller beyond that is told to come back.
@@ -24,37 +30,12 @@ const MAX_WAITING_COMMITS: usize = 16_384;
 const MAX_GROUP_BYTES: usize = 8 << 20;
 /// Largest commit. Far above what one HTTP request or one frame can bring.
 const MAX_COMMIT_BYTES: usize = 1 << 30;
+/// First pause before a broken database is opened again; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// What a task or an outcome takes beside its payload.
 const RECORD_BYTES: usize = 128;
-
-/// Number of tasks without an outcome of each endpoint, as of the last commit.
-#[derive(Debug)]
-pub(super) struct Counts(Mutex<IdMap<EndpointId, u64>>);
-
-impl Counts {
-    pub(super) fn load(tables: &Tables) -> Result<Self> {
-        let failed = |error| Failure::read(&error).into_error("open store");
-        let mut counts = IdMap::default();
-        for entry in tables.keyspace(Table::Registered).prefix([key::COUNT]) {
-            let (id, count) = entry.into_inner().map_err(failed)?;
-            let (Some(id), Some(count)) = (id.get(1..).and_then(<[u8]>::first_chunk), count.first_chunk())
-            else {
-                return Err(record::damaged("count"));
-            };
-            counts.insert(EndpointId::from_u128(u128::from_be_bytes(*id)), u64::from_be_bytes(*count));
-        }
-        Ok(Self(Mutex::new(counts)))
-    }
-
-    pub(super) fn of(&self, endpoint: EndpointId) -> u64 {
-        self.0.lock().get(&endpoint).copied().unwrap_or(0)
-    }
-
-    /// Replaces the counts of these endpoints.
-    pub(super) fn replace(&self, counts: IdMap<EndpointId, u64>) {
-        self.0.lock().extend(counts);
-    }
-}
 
 /// Handle of the thread. Dropping it waits for the commits that have been called.
 pub(super) struct Committer {
@@ -63,10 +44,10 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn start(tables: Arc<Tables>, counts: Arc<Counts>, reserve_bytes: u64) -> Result<Self> {
-        let next_chunk = first_free_chunk(&tables)?;
+    pub(super) fn start(base: Arc<Base>, reserve_bytes: u64) -> Result<Self> {
+        let numbers = base.current()?.numbers()?;
         let queue = Arc::new(Queue::default());
-        let group = Group { tables, counts, reserve_bytes, next_chunk };
+        let group = Group { base, reserve_bytes, numbers, broken: None };
         let thread = thread::Builder::new()
             .name("funcx-store".into())
             .spawn({
@@ -148,11 +129,19 @@ impl Queue {
         Ok(())
     }
 
-    /// The commits of the next group in the order they were called; none once the queue is closed and empty.
-    fn take(&self) -> Vec<Commit> {
+    /// The commits of the next group in the order they were called, and whether there may be more of them. None come once
+    /// the queue is closed and empty, and when `patience` is over.
+    fn take(&self, patience: Option<Duration>) -> (Vec<Commit>, bool) {
         let mut waiting = self.waiting.lock();
         while waiting.commits.is_empty() && !waiting.closed {
-            self.changed.wait(&mut waiting);
+            match patience {
+                None => self.changed.wait(&mut waiting),
+                Some(patience) => {
+                    if self.changed.wait_for(&mut waiting, patience).timed_out() {
+                        break;
+                    }
+                }
+            }
         }
         let mut group = Vec::new();
         let mut bytes = 0;
@@ -163,7 +152,7 @@ impl Queue {
             group.push(commit);
         }
         waiting.bytes -= bytes;
-        group
+        (group, !waiting.closed)
     }
 
     fn close(&self) {
@@ -184,40 +173,140 @@ impl Drop for Closing {
 
 /// What the thread works on.
 struct Group {
-    tables: Arc<Tables>,
-    counts: Arc<Counts>,
+    base: Arc<Base>,
     reserve_bytes: u64,
-    next_chunk: u64,
+    numbers: Numbers,
+    broken: Option<Broken>,
+}
+
+/// The database takes no writes until it has been opened again.
+struct Broken {
+    failure: Failure,
+    /// Commits of which only the disk knows whether they count, and the number of their group. They are answered when the
+    /// database has been opened again: nobody is told of a failure whose writes are there afterwards.
+    undecided: Option<(u64, Vec<Commit>)>,
+    /// Whether it is opened again at once, to know what became of these commits: a full disk stands in the way of writes
+    /// only.
+    at_once: bool,
+    pause: Duration,
+    next_try: Instant,
+}
+
+/// How a group of commits went.
+enum Committed {
+    /// This is the answer.
+    Known(Result<(), Failure>),
+    /// The database broke while it wrote.
+    Undecided(Failure),
 }
 
 impl Group {
     fn run(mut self, queue: &Queue) {
         loop {
-            let group = queue.take();
-            if group.is_empty() {
+            let patience = self.broken.as_ref().map(|broken| broken.pause);
+            let (group, open) = queue.take(patience);
+            self.mend(!open);
+            if !group.is_empty() {
+                self.handle(group);
+            } else if !open {
                 return;
-            }
-            let result = self.commit(&group);
-            for commit in group {
-                // Nobody may be waiting any more; the writes count all the same.
-                let _ = commit.done.send(result.clone());
             }
         }
     }
 
-    fn commit(&mut self, group: &[Commit]) -> Result<(), Failure> {
-        let mut changes = Changes::new(&self.tables, &self.counts, self.next_chunk);
-        group.iter().flat_map(|commit| &commit.writes).try_for_each(|write| changes.apply(write))?;
-        self.require_space(changes.bytes() as u64)?;
-        self.next_chunk = changes.commit()?;
-        Ok(())
+    fn handle(&mut self, group: Vec<Commit>) {
+        let result = match &self.broken {
+            Some(broken) => Committed::Known(Err(broken.failure.clone())),
+            None => self.commit(&group),
+        };
+        match result {
+            Committed::Known(result) => answer(group, &result),
+            Committed::Undecided(failure) => {
+                self.broke(failure, Some((self.numbers.group + 1, group)));
+                self.mend(false);
+            }
+        }
+    }
+
+    fn commit(&mut self, group: &[Commit]) -> Committed {
+        let opened = match self.base.current() {
+            Ok(opened) => opened,
+            Err(error) => return Committed::Known(Err(error.into())),
+        };
+        let mut changes = Changes::new(&opened, self.numbers);
+        let ready = group
+            .iter()
+            .flat_map(|commit| &commit.writes)
+            .try_for_each(|write| changes.apply(write))
+            .and_then(|()| self.require_space(changes.bytes() as u64));
+        if let Err(failure) = ready {
+            return Committed::Known(Err(failure));
+        }
+        let numbers = changes.numbers();
+        match changes.commit() {
+            Ok(()) => {
+                self.numbers = numbers;
+                Committed::Known(Ok(()))
+            }
+            // It had broken before, while it reorganised itself, and has written nothing.
+            Err(fjall::Error::Poisoned) => {
+                let failure = Failure::write(&fjall::Error::Poisoned);
+                self.broke(failure.clone(), None);
+                Committed::Known(Err(failure))
+            }
+            Err(error) => Committed::Undecided(Failure::write(&error)),
+        }
+    }
+
+    fn broke(&mut self, failure: Failure, undecided: Option<(u64, Vec<Commit>)>) {
+        tracing::error!(?failure, "the store takes no writes until it has been opened again");
+        let at_once = undecided.is_some() && failure.is_full();
+        let next_try = Instant::now();
+        self.broken = Some(Broken { failure, undecided, at_once, pause: FIRST_PAUSE, next_try });
+    }
+
+    /// Opens the database again if it is broken and the disk takes writes; not too often, unless it is the last time.
+    fn mend(&mut self, last: bool) {
+        let Some(mut broken) = self.broken.take() else { return };
+        if !last && Instant::now() < broken.next_try {
+            self.broken = Some(broken);
+            return;
+        }
+        // As long as nothing can be written, the broken database can be read at least.
+        let ready = match std::mem::take(&mut broken.at_once) {
+            true => Ok(()),
+            false => self
+                .require_space(0)
+                .and_then(|()| self.base.directory.probe().map_err(|error| Failure::io(&error))),
+        };
+        let mended = ready.and_then(|()| {
+            let opened = self.base.reopen().and_then(|opened| opened.numbers());
+            opened.map_err(|error| Failure::reopening(&error))
+        });
+        match mended {
+            Ok(numbers) => {
+                tracing::info!("the store has been opened again and takes writes");
+                self.numbers = numbers;
+                if let Some((group, commits)) = broken.undecided {
+                    let counts = numbers.group >= group;
+                    answer(commits, &if counts { Ok(()) } else { Err(broken.failure) });
+                }
+            }
+            Err(failure) => {
+                tracing::warn!(?failure, "the store cannot be opened again yet");
+                broken.failure = failure;
+                broken.pause = (broken.pause * 2).min(LONGEST_PAUSE);
+                broken.next_try = Instant::now() + broken.pause;
+                self.broken = Some(broken);
+            }
+        }
     }
 
     /// Refuses before anything is written what would not leave enough space.
     ///
     /// The database could find out by itself, but then it takes no more writes until it is opened again.
     fn require_space(&self, bytes: u64) -> Result<(), Failure> {
-        let path = self.tables.directory.path();
+        let path = self.base.directory.path();
         let disk = nix::sys::statvfs::statvfs(path).map_err(|error| Failure::io(&error.into()))?;
         #[expect(clippy::useless_conversion, reason = "these numbers are 64 bits wide on some systems only")]
         let free = u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size()));
@@ -225,17 +314,17 @@ impl Group {
         let wanted = self.reserve_bytes.saturating_add(bytes.saturating_mul(2));
         if free < wanted {
             let detail = format!("{free} bytes are free at {}, {wanted} are wanted", path.display());
-            return Err(Failure::new(ErrorKind::Unavailable, "the disk is full; free some space", detail));
+            return Err(Failure::new(ErrorKind::Unavailable, FULL, detail));
         }
         Ok(())
     }
 }
 
-fn first_free_chunk(tables: &Tables) -> Result<u64> {
-    let Some(last) = tables.keyspace(Table::Chunks).last_key_value() else { return Ok(0) };
-    let key = last.key().map_err(|error| Failure::read(&error).into_error("open store"))?;
-    let last = key.first_chunk().ok_or_else(|| record::damaged("chunk of a submission"))?;
-    Ok(u64::from_be_bytes(*last) + 1)
+/// Tells everybody how it went. Nobody may be waiting any more; the writes count all the same.
+fn answer(commits: Vec<Commit>, result: &Result<(), Failure>) {
+    for commit in commits {
+        let _ = commit.done.send(result.clone());
+    }
 }
 
 fn closed() -> Error {
@@ -247,7 +336,11 @@ fn write_bytes(write: &Write) -> usize {
         + match write {
             Write::PutFunction(function) => function.function.size_bytes() + function.metadata.len(),
             Write::PutEndpoint(endpoint) => endpoint.metadata.len(),
-            Write::DeleteFunction(_) | Write::DeleteEndpoint(_) => 0,
+            Write::DeleteFunction(_) | Write::DeleteEndpoint(_) | Write::Expire { .. } => 0,
+            Write::Forget(tasks) => RECORD_BYTES * tasks.len(),
+            Write::Record(events) => {
+                events.iter().map(|event| RECORD_BYTES + event.actor.len() + event.detail.len()).sum()
+            }
             Write::Submit(submission) => {
                 submission.tasks.iter().map(|(_, payload)| RECORD_BYTES + payload.len()).sum()
             }

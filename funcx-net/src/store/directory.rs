@@ -11,11 +11,12 @@ use funcx_core::model::{Error, ErrorKind, Result};
 
 use super::failure::Failure;
 
-/// Version of the layout of tables and records that this code writes, and the newest that it reads.
-const VERSION: u32 = 1;
+/// Version of the layout of tables and records that this code writes and reads.
+const VERSION: u32 = 2;
 const OPERATION: &str = "open store";
 const LOCK_FILE: &str = "lock";
 const VERSION_FILE: &str = "version";
+const PROBE_FILE: &str = "probe";
 const DATABASE: &str = "db";
 /// The file that the database writes last when it is created.
 const DATABASE_MARKER: &str = "version";
@@ -37,7 +38,7 @@ impl Directory {
         refuse_foreign(path)?;
         let lock = lock(path)?;
         match fs::read_to_string(path.join(VERSION_FILE)) {
-            Ok(text) => refuse_newer(path, &text)?,
+            Ok(text) => refuse_other(path, &text)?,
             Err(error) if error.kind() == IoErrorKind::NotFound => {
                 discard_unfinished(path).map_err(failed)?;
             }
@@ -54,6 +55,20 @@ impl Directory {
     /// Where the database is.
     pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
+    }
+
+    /// Whether something can be written here.
+    pub(super) fn probe(&self) -> std::io::Result<()> {
+        let path = self.path.join(PROBE_FILE);
+        let written = private().write(true).create(true).truncate(true).open(&path).and_then(|mut file| {
+            file.write_all(&[0; 4096])?;
+            file.sync_all()
+        });
+        fs::remove_file(&path).or_else(|error| match error.kind() {
+            IoErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        written
     }
 
     /// Records the version once the database is complete.
@@ -82,7 +97,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     let mut entries = fs::read_dir(path).map_err(failed)?.map(|entry| entry.map(|entry| entry.file_name()));
     let foreign = entries.try_fold(None, |found: Option<String>, name| {
         let name = name?.to_string_lossy().into_owned();
-        let ours = [LOCK_FILE, VERSION_FILE, "version.new", DATABASE].contains(&name.as_str());
+        let ours = [LOCK_FILE, VERSION_FILE, "version.new", PROBE_FILE, DATABASE].contains(&name.as_str());
         Ok::<_, std::io::Error>(if ours { found } else { Some(name) })
     });
     match foreign.map_err(failed)? {
@@ -113,18 +128,23 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-fn refuse_newer(path: &Path, text: &str) -> Result<()> {
+fn refuse_other(path: &Path, text: &str) -> Result<()> {
     let version = text.trim().strip_prefix("funcx-store ").and_then(|number| number.parse::<u32>().ok());
     match version {
-        Some(version) if version <= VERSION => Ok(()),
-        Some(version) => Err(Error::new(
-            ErrorKind::Unsupported,
-            OPERATION,
-            format!(
-                "the store has version {version}, this program reads up to version {VERSION}; use a newer program"
-            ),
-        )
-        .with_context("directory", path.display())),
+        Some(VERSION) => Ok(()),
+        Some(version) => {
+            let way_out = match version < VERSION {
+                true => {
+                    "let the program that made it finish the tasks in it and keep it for their results, and name a new \
+                     directory"
+                }
+                false => "use a newer program",
+            };
+            let message =
+                format!("the store has version {version}, this program reads version {VERSION}: {way_out}");
+            Err(Error::new(ErrorKind::Unsupported, OPERATION, message)
+                .with_context("directory", path.display()))
+        }
         None => Err(Error::new(ErrorKind::InvalidInput, OPERATION, "its version file cannot be read")
             .with_context("file", path.join(VERSION_FILE).display())),
     }
@@ -151,10 +171,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_versions_up_to_ours_are_read() {
-        let check = |text: &str| refuse_newer(Path::new("/store"), text).map_err(|error| error.kind());
-        assert_eq!(check("funcx-store 1\n"), Ok(()));
-        assert_eq!(check("funcx-store 2\n"), Err(ErrorKind::Unsupported));
+    fn only_our_version_is_read() {
+        let check = |text: &str| refuse_other(Path::new("/store"), text).map_err(|error| error.kind());
+        assert_eq!(check("funcx-store 2\n"), Ok(()));
+        assert_eq!(check("funcx-store 1\n"), Err(ErrorKind::Unsupported));
+        assert_eq!(check("funcx-store 3\n"), Err(ErrorKind::Unsupported));
         assert_eq!(check("funcx-store x\n"), Err(ErrorKind::InvalidInput));
         assert_eq!(check(""), Err(ErrorKind::InvalidInput));
     }

@@ -6,32 +6,39 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `directory` | the directory: its mode, who has it open, which version made it |
+//! | `base` | the database, which is opened again when it has failed |
 //! | `table` | the tables and the keys in them |
 //! | `record` | what the values look like |
 //! | `change` | how a [`Write`] becomes changes of tables |
 //! | `commit` | the thread that commits for everybody |
+//! | `queues` | which queues have something in them |
 //! | `query` | how questions are answered from one snapshot |
 //! | `failure` | what went wrong, in our words |
 
+mod base;
 mod change;
 mod commit;
 mod directory;
 mod failure;
 mod query;
+mod queues;
 mod record;
 mod table;
 
 use std::{fmt, path::Path, sync::Arc};
 
 use funcx_core::contract::{
-    EndpointRecord, FunctionRecord, PendingTask, TaskCursor, TaskQuery, TaskRecord, TaskStore, Write,
+    Backlog, Due, EndpointRecord, FunctionRecord, PendingTask, QueueKey, TaskCursor, TaskQuery, TaskRecord,
+    TaskStore, Write,
 };
-use funcx_core::model::{EndpointId, Error, ErrorKind, FunctionId, IdentityId, Result, TaskId};
-use futures::future::{BoxFuture, FutureExt};
+use funcx_core::model::{
+    EndpointId, Error, ErrorKind, FunctionId, IdentityId, Result, TaskEvent, TaskId, Timestamp,
+};
+use futures::future::{BoxFuture, FutureExt, ready};
 
-use commit::{Committer, Counts};
+use base::Base;
+use commit::Committer;
 use query::{FunctionCache, View};
-use table::Tables;
 
 /// Reads of up to this many tasks are done where they are asked for; they take microseconds. Longer ones go to a
 /// thread on which blocking does no harm.
@@ -44,16 +51,16 @@ const INLINE_TASKS: usize = 16;
 ///
 /// **Space.** A commit that would leave less than [`StoreOptions::reserve_bytes`] of the file system free is refused
 /// with `Unavailable` and can be tried again once there is room. If the disk itself fails in the middle of a commit
-/// (an I/O error, a quota), that commit and all later ones are refused until the store is opened again; whether the
-/// one that was cut short then counts is decided by whether its last byte reached the disk, never by half.
+/// (full, an I/O error, a quota), later ones are refused and reads go on until the disk takes writes; then the store opens
+/// its database again by itself. Whether the commit that was cut short counts is decided by whether its last byte reached
+/// the disk, never by half; its caller waits for that answer.
 ///
-/// **Not here.** Nothing is ever forgotten: outcomes stay until the directory is deleted, and so does the code of
-/// functions that no task calls any more.
+/// **Not here.** What many tasks share, such as the code of functions, stays until the directory is deleted, also when no
+/// task calls it any more.
 pub struct EmbeddedStore {
     // Dropped first: it waits for the commits that have been called.
     committer: Committer,
-    tables: Arc<Tables>,
-    counts: Arc<Counts>,
+    base: Arc<Base>,
     functions: Arc<FunctionCache>,
 }
 
@@ -86,14 +93,13 @@ impl EmbeddedStore {
     /// # Errors
     /// As for [`EmbeddedStore::open`].
     pub fn open_with(path: impl AsRef<Path>, options: &StoreOptions) -> Result<Self> {
-        let tables = Arc::new(Tables::open(path.as_ref())?);
-        let counts = Arc::new(Counts::load(&tables)?);
-        let committer = Committer::start(Arc::clone(&tables), Arc::clone(&counts), options.reserve_bytes)?;
-        Ok(Self { committer, tables, counts, functions: Arc::new(FunctionCache::default()) })
+        let base = Arc::new(Base::open(path.as_ref())?);
+        let committer = Committer::start(Arc::clone(&base), options.reserve_bytes)?;
+        Ok(Self { committer, base, functions: Arc::new(FunctionCache::default()) })
     }
 
-    fn view(&self) -> View {
-        View::new(Arc::clone(&self.tables), Arc::clone(&self.functions))
+    fn view(&self) -> Result<View> {
+        Ok(View::new(self.base.current()?, Arc::clone(&self.functions)))
     }
 
     /// Answers a long question on a thread that may block.
@@ -101,7 +107,7 @@ impl EmbeddedStore {
         &self,
         ask: impl FnOnce(&View) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let view = self.view();
+        let view = self.view()?;
         tokio::task::spawn_blocking(move || ask(&view)).await.map_err(|stopped| {
             Error::new(ErrorKind::Internal, "read the store", "the reader stopped").with_source(stopped)
         })?
@@ -115,7 +121,7 @@ impl TaskStore for EmbeddedStore {
     }
 
     fn function(&self, id: FunctionId) -> BoxFuture<'_, Result<Option<Arc<FunctionRecord>>>> {
-        async move { self.view().function(id) }.boxed()
+        async move { self.view()?.function(id) }.boxed()
     }
 
     fn functions(
@@ -128,7 +134,7 @@ impl TaskStore for EmbeddedStore {
     }
 
     fn endpoint(&self, id: EndpointId) -> BoxFuture<'_, Result<Option<Arc<EndpointRecord>>>> {
-        async move { self.view().endpoint(id) }.boxed()
+        async move { self.view()?.endpoint(id) }.boxed()
     }
 
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Arc<EndpointRecord>>>> {
@@ -138,7 +144,7 @@ impl TaskStore for EmbeddedStore {
     fn tasks<'a>(&'a self, ids: &'a [TaskId]) -> BoxFuture<'a, Result<Vec<Option<TaskRecord>>>> {
         async move {
             if ids.len() <= INLINE_TASKS {
-                return self.view().tasks(ids);
+                return self.view()?.tasks(ids);
             }
             let ids = ids.to_vec();
             self.long(move |view| view.tasks(&ids)).await
@@ -155,25 +161,47 @@ impl TaskStore for EmbeddedStore {
         self.long(move |view| view.task_ids(query, after.as_ref(), limit)).boxed()
     }
 
+    fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {
+        async move { self.view()?.task_events(task) }.boxed()
+    }
+
     fn pending(
         &self,
         endpoint: EndpointId,
+        queue: QueueKey,
         after: u64,
         limit: usize,
         max_bytes: usize,
     ) -> BoxFuture<'_, Result<Vec<PendingTask>>> {
-        self.long(move |view| view.pending(endpoint, after, limit, max_bytes)).boxed()
+        self.long(move |view| view.pending(endpoint, queue, after, limit, max_bytes)).boxed()
     }
 
-    fn pending_count(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<u64>> {
-        futures::future::ready(Ok(self.counts.of(endpoint))).boxed()
+    fn queues(
+        &self,
+        endpoint: EndpointId,
+        after: Option<QueueKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(QueueKey, Backlog)>>> {
+        ready(self.base.current().map(|opened| opened.queues.page(endpoint, after, limit))).boxed()
+    }
+
+    fn backlog(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<Backlog>> {
+        ready(self.base.current().map(|opened| opened.queues.backlog(endpoint))).boxed()
+    }
+
+    fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> BoxFuture<'_, Result<Vec<Due>>> {
+        self.long(move |view| view.due(after, limit)).boxed()
+    }
+
+    fn oldest_ended(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+        async move { self.view()?.oldest_ended() }.boxed()
     }
 }
 
 impl fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmbeddedStore")
-            .field("directory", &self.tables.directory.path())
+            .field("directory", &self.base.directory.path())
             .finish_non_exhaustive()
     }
 }

@@ -2,21 +2,26 @@
 
 use std::{
     collections::{HashMap, hash_map},
+    ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use fjall::{Readable, Snapshot};
-use funcx_core::contract::{EndpointRecord, FunctionRecord, PendingTask, TaskCursor, TaskQuery, TaskRecord};
+use fjall::{Keyspace, Readable, Snapshot};
+use funcx_core::contract::{
+    Due, EndpointRecord, FunctionRecord, PendingTask, QueueKey, TaskCursor, TaskQuery, TaskRecord,
+};
 use funcx_core::model::{
-    EndpointId, Error, ErrorKind, Function, FunctionHash, FunctionId, IdentityId, Result, TaskId, TaskSpec,
-    Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
+    EndpointId, Error, ErrorKind, Function, FunctionHash, FunctionId, IdentityId, Result, TaskEvent, TaskId,
+    TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
 };
 use parking_lot::Mutex;
 
+use super::base::Opened;
 use super::failure::Failure;
-use super::record::{self, Chunk, StoredFunction, StoredPending, StoredTask};
-use super::table::{Place, Table, Tables, key};
+use super::queues::Queue;
+use super::record::{self, Chunk, StoredDue, StoredFunction, StoredPending, StoredTask};
+use super::table::{Place, Table, key};
 
 const OPERATION: &str = "read the store";
 /// Values of this size and more do not lie in blocks.
@@ -24,8 +29,9 @@ const COPIED_BYTES: usize = 1024;
 
 /// The tables at one moment, whatever is committed meanwhile.
 pub(super) struct View {
-    tables: Arc<Tables>,
+    // Dropped before the database.
     snapshot: Snapshot,
+    opened: Arc<Opened>,
     functions: Arc<FunctionCache>,
 }
 
@@ -62,9 +68,13 @@ struct Page {
 }
 
 impl View {
-    pub(super) fn new(tables: Arc<Tables>, functions: Arc<FunctionCache>) -> Self {
-        let snapshot = tables.database.snapshot();
-        Self { tables, snapshot, functions }
+    pub(super) fn new(opened: Arc<Opened>, functions: Arc<FunctionCache>) -> Self {
+        let snapshot = opened.tables.database.snapshot();
+        Self { snapshot, opened, functions }
+    }
+
+    fn keyspace(&self, table: Table) -> &Keyspace {
+        self.opened.tables.keyspace(table)
     }
 
     pub(super) fn function(&self, id: FunctionId) -> Result<Option<Arc<FunctionRecord>>> {
@@ -97,7 +107,7 @@ impl View {
     }
 
     pub(super) fn endpoints(&self) -> Result<Vec<Arc<EndpointRecord>>> {
-        let entries = self.snapshot.prefix(self.tables.keyspace(Table::Registered), [key::ENDPOINT]);
+        let entries = self.snapshot.prefix(self.keyspace(Table::Registered), [key::ENDPOINT]);
         entries
             .map(|entry| {
                 let (key, stored) = entry.into_inner().map_err(failed)?;
@@ -114,39 +124,91 @@ impl View {
 
     fn task(&self, id: TaskId, page: &mut Page) -> Result<Option<TaskRecord>> {
         let Some(stored) = self.find(Table::Tasks, &key::task(id))? else { return Ok(None) };
-        let StoredTask { place, endpoint, sequence } = StoredTask::decode(stored)?;
+        let StoredTask { place, queue, sequence } = StoredTask::decode(stored)?;
         let chunk = self.chunk(place.chunk, page)?;
         let outcome = self.find(Table::Outcomes, &key::task(id))?;
+        let outcome = outcome.map(|outcome| record::decode_outcome(id, outcome)).transpose()?;
+        let attempt = match &outcome {
+            Some(outcome) => outcome.outcome.attempt,
+            None => {
+                let waiting = self.find(Table::Pending, &key::pending(queue, sequence))?;
+                let waiting = waiting.ok_or_else(|| record::damaged("queued task"))?;
+                StoredPending::decode(waiting)?.attempt
+            }
+        };
         Ok(Some(TaskRecord {
             id,
-            endpoint,
+            endpoint: chunk.endpoint,
             group: chunk.group,
             function: chunk.function,
             spec: self.spec(&chunk, page)?,
             accepted: chunk.accepted,
             sequence,
             payload: self.arguments(place)?,
-            outcome: outcome.map(|outcome| record::decode_outcome(id, outcome)).transpose()?,
+            attempt,
+            outcome,
         }))
+    }
+
+    pub(super) fn task_events(&self, task: TaskId) -> Result<Vec<TaskEvent>> {
+        let stored = self.find(Table::Events, &key::task(task))?;
+        stored.map_or(Ok(Vec::new()), |stored| record::decode_events(task, stored))
+    }
+
+    pub(super) fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> Result<Vec<Due>> {
+        let first = match after {
+            None => Bound::Included(key::due(Timestamp::UNSET, TaskId::from_u128(0))),
+            Some((at, task)) => Bound::Excluded(key::due(at, task)),
+        };
+        let last = Bound::Included(key::due(Timestamp::from_nanos(u64::MAX), TaskId::from_u128(u128::MAX)));
+        let entries = self.snapshot.range(self.keyspace(Table::Times), (first, last));
+        let mut due = Vec::new();
+        for entry in entries.take(limit.min(MAX_PAGE_TASKS)) {
+            let (name, stored) = entry.into_inner().map_err(failed)?;
+            let (Some(at), Some(task)) = (name.get(1..).and_then(<[u8]>::first_chunk), name.last_chunk())
+            else {
+                return Err(record::damaged("time of a task"));
+            };
+            let StoredDue { queue, sequence, reason } = StoredDue::decode(stored.into())?;
+            // One that has run empty since the snapshot was taken has no task that is still due.
+            let Some(Queue { endpoint, key, .. }) = self.opened.queues.find(queue) else { continue };
+            let at = Timestamp::from_nanos(u64::from_be_bytes(*at));
+            let task = TaskId::from_u128(u128::from_be_bytes(*task));
+            due.push(Due { at, task, endpoint, queue: key, sequence, reason });
+        }
+        Ok(due)
+    }
+
+    pub(super) fn oldest_ended(&self) -> Result<Option<Timestamp>> {
+        let mut entries = self.snapshot.prefix(self.keyspace(Table::Times), [key::ENDED]);
+        let Some(entry) = entries.next() else { return Ok(None) };
+        let name = entry.key().map_err(failed)?;
+        let at =
+            name.get(1..).and_then(<[u8]>::first_chunk).ok_or_else(|| record::damaged("end of a chunk"))?;
+        Ok(Some(Timestamp::from_nanos(u64::from_be_bytes(*at))))
     }
 
     pub(super) fn pending(
         &self,
         endpoint: EndpointId,
+        queue: QueueKey,
         after: u64,
         limit: usize,
         max_bytes: usize,
     ) -> Result<Vec<PendingTask>> {
         let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
-        let range = key::pending(endpoint, first)..=key::pending(endpoint, u64::MAX);
+        // What was put into it since the snapshot was taken is not seen, whichever number it has.
+        let Some(queue) = self.opened.queues.number(endpoint, queue) else { return Ok(Vec::new()) };
+        let range = key::pending(queue, first)..=key::pending(queue, u64::MAX);
         let mut page = Page::default();
         let mut tasks = Vec::new();
         let mut bytes = 0;
-        let entries = self.snapshot.range(self.tables.keyspace(Table::Pending), range);
+        let entries = self.snapshot.range(self.keyspace(Table::Pending), range);
         for entry in entries.take(limit.min(MAX_PAGE_TASKS)) {
             let (key, stored) = entry.into_inner().map_err(failed)?;
             let sequence = *key.last_chunk().ok_or_else(|| record::damaged("queued task"))?;
-            let StoredPending { task: id, place } = StoredPending::decode(stored.into())?;
+            let StoredPending { task: id, place, attempt, granted, begun, .. } =
+                StoredPending::decode(stored.into())?;
             let payload = self.arguments(place)?;
             bytes += payload.len();
             if bytes > max_bytes && !tasks.is_empty() {
@@ -155,7 +217,7 @@ impl View {
             let chunk = self.chunk(place.chunk, &mut page)?;
             let spec = self.spec(&chunk, &mut page)?;
             let (sequence, accepted) = (u64::from_be_bytes(sequence), chunk.accepted);
-            tasks.push(PendingTask { id, sequence, spec, accepted, payload });
+            tasks.push(PendingTask { id, sequence, spec, accepted, payload, attempt, granted, begun });
         }
         Ok(tasks)
     }
@@ -175,7 +237,7 @@ impl View {
         let range = key::listed(list, mark.accepted, mark.chunk)
             ..=key::listed(list, Timestamp::from_nanos(u64::MAX), u64::MAX);
         let mut ids = Vec::new();
-        for entry in self.snapshot.range(self.tables.keyspace(Table::Lists), range) {
+        for entry in self.snapshot.range(self.keyspace(Table::Lists), range) {
             let here = Mark::from_key(&entry.key().map_err(failed)?[list.len()..])?;
             if here.chunk != mark.chunk || here.accepted != mark.accepted {
                 mark = here;
@@ -183,10 +245,10 @@ impl View {
             let chunk = self.read_chunk(mark.chunk)?;
             for id in chunk.ids().skip(mark.passed as usize) {
                 // One more than asked for shows that there is another page.
-                if ids.len() == limit {
+                if ids.len() == limit && id.is_some() {
                     return Ok((ids, Some(mark.into_cursor())));
                 }
-                ids.push(id);
+                ids.extend(id);
                 mark.passed += 1;
             }
         }
@@ -239,7 +301,7 @@ impl View {
     }
 
     fn find(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        let value = self.snapshot.get(self.tables.keyspace(table), key).map_err(failed)?;
+        let value = self.snapshot.get(self.keyspace(table), key).map_err(failed)?;
         Ok(value.map(Bytes::from))
     }
 
@@ -250,9 +312,8 @@ impl View {
         let mut last = prefix.to_vec();
         last.resize(33, u8::MAX);
         let after = after.map(Vec::from);
-        let entries = self
-            .snapshot
-            .range(self.tables.keyspace(Table::Registered), after.clone().unwrap_or(first)..=last);
+        let entries =
+            self.snapshot.range(self.keyspace(Table::Registered), after.clone().unwrap_or(first)..=last);
         entries
             .map(|entry| entry.key().map(Bytes::from).map_err(failed))
             .skip_while(move |key| key.as_ref().is_ok_and(|key| after.as_deref() == Some(key.as_ref())))

@@ -6,11 +6,14 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use funcx_core::contract::{Access, EndpointRecord, FunctionRecord, OutcomeRecord, Submission};
+use funcx_core::contract::{
+    Access, Backlog, DueReason, EndpointRecord, FunctionRecord, OutcomeRecord, Submission,
+};
 use funcx_core::model::{
-    Accelerators, EndpointId, Error, ErrorKind, Function, FunctionBody, FunctionHash, FunctionId,
-    FunctionKind, Hop, HopStamps, IdentityId, Outcome, OutcomeKind, Result, Shape, Target, TaskGroupId,
-    TaskId, TaskLimits, TaskSpec, Timestamp, TraceContext,
+    Accelerators, AttemptId, EndpointId, Error, ErrorKind, Function, FunctionBody, FunctionHash, FunctionId,
+    FunctionKind, Hop, HopStamps, IdentityId, Outcome, OutcomeKind, Result, Shape, Target, TaskEvent,
+    TaskEventKind, TaskGroupId, TaskId, TaskLimits, TaskSpec, Timestamp, TraceContext,
+    limit::MAX_TASK_EVENTS,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -18,8 +21,10 @@ use uuid::Uuid;
 
 use super::table::Place;
 
+/// In the place of a task that was forgotten. No task has this id: ids are version 4 UUIDs.
+const NO_TASK: [u8; 16] = [0; 16];
 /// Version of every packed record.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A registered function without its code.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,20 +83,58 @@ pub(super) struct Chunk {
     pub(super) spec: [u8; 32],
     pub(super) trace: TraceContext,
     pub(super) accepted: Timestamp,
+    pub(super) endpoint: EndpointId,
+    pub(super) owner: IdentityId,
     ids: Bytes,
 }
 
 /// Where a task and its arguments are.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct StoredTask {
     pub(super) place: Place,
-    pub(super) endpoint: EndpointId,
+    pub(super) queue: u64,
     pub(super) sequence: u64,
 }
 
 /// A task that waits for its outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StoredPending {
     pub(super) task: TaskId,
     pub(super) place: Place,
+    /// Bytes of its arguments.
+    pub(super) bytes: u32,
+    /// The next attempt.
+    pub(super) attempt: u32,
+    /// Earlier ones that do not count.
+    pub(super) granted: u32,
+    /// Whether an attempt has been recorded as begun.
+    pub(super) begun: bool,
+    /// When its time to live is over, unless that does not matter.
+    pub(super) ttl: Option<Timestamp>,
+    pub(super) deadline: Option<Timestamp>,
+}
+
+/// Where a task waits that has to end at a time.
+pub(super) struct StoredDue {
+    pub(super) queue: u64,
+    pub(super) sequence: u64,
+    pub(super) reason: DueReason,
+}
+
+/// A queue in which something waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoredQueue {
+    pub(super) number: u64,
+    pub(super) backlog: Backlog,
+}
+
+/// The numbers that are free next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Numbers {
+    /// Of a group of commits. So the number of the last group that counts can be told.
+    pub(super) group: u64,
+    pub(super) chunk: u64,
+    pub(super) queue: u64,
 }
 
 impl From<Access> for StoredAccess {
@@ -248,10 +291,26 @@ impl Chunk {
         bytes.put_u64(submission.spec.trace.span_id);
         bytes.put_u8(submission.spec.trace.flags);
         bytes.put_u64(submission.accepted.as_nanos());
+        bytes.put_u128(submission.endpoint.as_u128());
+        bytes.put_u128(submission.spec.owner.as_u128());
         for (id, _) in tasks {
             bytes.put_u128(id.as_u128());
         }
         bytes.into()
+    }
+
+    /// The encoded chunk without the tasks at these places, and whether there are others in it.
+    pub(super) fn without(encoded: &Bytes, places: &[u32]) -> Result<(Bytes, bool)> {
+        let ids = Self::decode(encoded.clone())?.ids.len();
+        let mut bytes = encoded.to_vec();
+        let (ids, _) = bytes[encoded.len() - ids..].as_chunks_mut::<16>();
+        for place in places {
+            if let Some(id) = ids.get_mut(*place as usize) {
+                *id = NO_TASK;
+            }
+        }
+        let left = ids.iter().any(|id| *id != NO_TASK);
+        Ok((bytes.into(), left))
     }
 
     pub(super) fn decode(bytes: Bytes) -> Result<Self> {
@@ -262,6 +321,8 @@ impl Chunk {
             spec: fields.take()?,
             trace: TraceContext { trace_id: fields.u128()?, span_id: fields.u64()?, flags: fields.u8()? },
             accepted: Timestamp::from_nanos(fields.u64()?),
+            endpoint: EndpointId::from_u128(fields.u128()?),
+            owner: IdentityId::from_u128(fields.u128()?),
             ids: Bytes::new(),
         };
         if fields.bytes.len().is_multiple_of(16) {
@@ -271,19 +332,20 @@ impl Chunk {
         }
     }
 
-    /// Its tasks, in order.
-    pub(super) fn ids(&self) -> impl ExactSizeIterator<Item = TaskId> {
-        self.ids.as_chunks().0.iter().map(|id| TaskId::from_u128(u128::from_be_bytes(*id)))
+    /// Its tasks, in order; `None` in the place of one that was forgotten.
+    pub(super) fn ids(&self) -> impl ExactSizeIterator<Item = Option<TaskId>> {
+        let ids = self.ids.as_chunks().0.iter();
+        ids.map(|id| (*id != NO_TASK).then(|| TaskId::from_u128(u128::from_be_bytes(*id))))
     }
 }
 
 impl StoredTask {
     pub(super) fn encode(&self) -> Bytes {
-        let mut bytes = Vec::with_capacity(40);
+        let mut bytes = Vec::with_capacity(32);
         bytes.put_u8(VERSION);
         bytes.put_u64(self.place.chunk);
         bytes.put_u32(self.place.index);
-        bytes.put_u128(self.endpoint.as_u128());
+        bytes.put_u64(self.queue);
         bytes.put_u64(self.sequence);
         bytes.into()
     }
@@ -292,30 +354,161 @@ impl StoredTask {
         let mut fields = Fields::new("task", bytes)?;
         Ok(Self {
             place: Place { chunk: fields.u64()?, index: fields.u32()? },
-            endpoint: EndpointId::from_u128(fields.u128()?),
+            queue: fields.u64()?,
             sequence: fields.u64()?,
         })
     }
 }
 
 impl StoredPending {
+    const BEGUN: u8 = 1;
+    const TTL: u8 = 2;
+    const DEADLINE: u8 = 4;
+
     pub(super) fn encode(&self) -> Bytes {
-        let mut bytes = Vec::with_capacity(32);
+        let mut bytes = Vec::with_capacity(56);
         bytes.put_u8(VERSION);
         bytes.put_u128(self.task.as_u128());
         bytes.put_u64(self.place.chunk);
         bytes.put_u32(self.place.index);
+        bytes.put_u32(self.bytes);
+        bytes.put_u32(self.attempt);
+        bytes.put_u32(self.granted);
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        bytes.put_u8(
+            flag(self.begun, Self::BEGUN)
+                | flag(self.ttl.is_some(), Self::TTL)
+                | flag(self.deadline.is_some(), Self::DEADLINE),
+        );
+        for at in [self.ttl, self.deadline].into_iter().flatten() {
+            bytes.put_u64(at.as_nanos());
+        }
         bytes.into()
     }
 
     pub(super) fn decode(bytes: Bytes) -> Result<Self> {
         let mut fields = Fields::new("queued task", bytes)?;
-        Ok(Self {
-            task: TaskId::from_u128(fields.u128()?),
-            place: Place { chunk: fields.u64()?, index: fields.u32()? },
-        })
+        let task = TaskId::from_u128(fields.u128()?);
+        let place = Place { chunk: fields.u64()?, index: fields.u32()? };
+        let (bytes, attempt, granted, flags) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u8()?);
+        let mut time = |flag| match flags & flag {
+            0 => Ok(None),
+            _ => fields.u64().map(|nanos| Some(Timestamp::from_nanos(nanos))),
+        };
+        let (ttl, deadline) = (time(Self::TTL)?, time(Self::DEADLINE)?);
+        Ok(Self { task, place, bytes, attempt, granted, begun: flags & Self::BEGUN != 0, ttl, deadline })
     }
 }
+
+impl StoredDue {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(18);
+        bytes.put_u8(VERSION);
+        bytes.put_u64(self.queue);
+        bytes.put_u64(self.sequence);
+        bytes.put_u8(match self.reason {
+            DueReason::TimeToLive => 0,
+            DueReason::Deadline => 1,
+        });
+        bytes.into()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut fields = Fields::new("time of a task", bytes)?;
+        let (queue, sequence) = (fields.u64()?, fields.u64()?);
+        let reason = match fields.u8()? {
+            0 => DueReason::TimeToLive,
+            1 => DueReason::Deadline,
+            _ => return Err(fields.damaged()),
+        };
+        Ok(Self { queue, sequence, reason })
+    }
+}
+
+impl StoredQueue {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(25);
+        bytes.put_u8(VERSION);
+        bytes.put_u64(self.number);
+        bytes.put_u64(self.backlog.tasks);
+        bytes.put_u64(self.backlog.bytes);
+        bytes.into()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut fields = Fields::new("queue", bytes)?;
+        Ok(Self { number: fields.u64()?, backlog: Backlog { tasks: fields.u64()?, bytes: fields.u64()? } })
+    }
+}
+
+impl Numbers {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(25);
+        bytes.put_u8(VERSION);
+        bytes.put_u64(self.group);
+        bytes.put_u64(self.chunk);
+        bytes.put_u64(self.queue);
+        bytes.into()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut fields = Fields::new("free numbers", bytes)?;
+        Ok(Self { group: fields.u64()?, chunk: fields.u64()?, queue: fields.u64()? })
+    }
+}
+
+/// How many tasks of a chunk have no outcome.
+pub(super) fn encode_left(left: u32) -> Bytes {
+    Bytes::copy_from_slice(&left.to_be_bytes())
+}
+
+pub(super) fn decode_left(bytes: &[u8]) -> Result<u32> {
+    let left = bytes.first_chunk().ok_or_else(|| damaged("unfinished tasks of a chunk"))?;
+    Ok(u32::from_be_bytes(*left))
+}
+
+/// Longest text of an event that is kept, in bytes.
+const MAX_EVENT_TEXT_BYTES: usize = 1024;
+
+/// Adds an event to those of a task; the oldest gives way when there are too many.
+pub(super) fn push_event(events: &mut Vec<TaskEvent>, event: &TaskEvent) {
+    let cut = |text: &str| text[..text.floor_char_boundary(MAX_EVENT_TEXT_BYTES)].to_owned();
+    if events.len() >= MAX_TASK_EVENTS {
+        events.remove(0);
+    }
+    events.push(TaskEvent { actor: cut(&event.actor), detail: cut(&event.detail), ..event.clone() });
+}
+
+pub(super) fn encode_events(events: &[TaskEvent]) -> Bytes {
+    let mut bytes = Vec::with_capacity(64 * events.len());
+    bytes.put_u8(VERSION);
+    for event in events {
+        bytes.put_u32(event.attempt.number);
+        bytes.put_u64(event.at.as_nanos());
+        put_part(&mut bytes, event.kind.as_str().as_bytes());
+        put_part(&mut bytes, event.actor.as_bytes());
+        put_part(&mut bytes, event.detail.as_bytes());
+    }
+    bytes.into()
+}
+
+pub(super) fn decode_events(task: TaskId, bytes: Bytes) -> Result<Vec<TaskEvent>> {
+    let mut fields = Fields::new("events", bytes)?;
+    let mut events = Vec::new();
+    while !fields.bytes.is_empty() {
+        let (number, at) = (fields.u32()?, Timestamp::from_nanos(fields.u64()?));
+        let word = fields.part()?;
+        let kind = EVENT_KINDS.into_iter().find(|kind| kind.as_str().as_bytes() == word);
+        let kind = kind.ok_or_else(|| fields.damaged())?;
+        let mut text = || String::from_utf8(fields.part()?.into()).map_err(|_| damaged("events"));
+        let (actor, detail) = (text()?, text()?);
+        events.push(TaskEvent { attempt: AttemptId { task, number }, at, kind, actor, detail });
+    }
+    Ok(events)
+}
+
+const EVENT_KINDS: [TaskEventKind; 4] =
+    [TaskEventKind::Started, TaskEventKind::Lost, TaskEventKind::LeaseLost, TaskEventKind::CancelRequested];
 
 pub(super) fn encode_outcome(record: &OutcomeRecord) -> Bytes {
     let OutcomeRecord { outcome, completed } = record;

@@ -4,23 +4,28 @@
 //! | --- | --- | --- |
 //! | `registered` | `f` function · `e` endpoint | its record (JSON) |
 //! | | `F` owner, function | nothing: which functions somebody has |
-//! | | `c` endpoint | number of its tasks without an outcome |
+//! | | `q` endpoint, owner, priority | number of the queue, how much waits in it; only while something does |
+//! | | `n` | the numbers that are free next |
 //! | `shared` | `b` hash | the code of a function |
 //! | | `s` hash | what the tasks of a submission share |
 //! | `chunks` | number | up to [`CHUNK_TASKS`] ids of a submission, in order, and what they have in common |
 //! | `lists` | `o` owner or `g` group, time, chunk | nothing: whose chunks these are, oldest first |
 //! | `tasks` | task | its chunk and place in it, and where it is queued |
 //! | `arguments` | chunk, place in it | what the task was called with |
-//! | `pending` | endpoint, sequence number | the task; removed when it has an outcome |
+//! | `pending` | queue, sequence number | the task; removed when it has an outcome |
 //! | `outcomes` | task | how it ended |
+//! | `events` | task | what happened to it before |
+//! | `times` | `d` time, task | where it is queued: it has to end by then |
+//! | | `l` chunk | how many of its tasks have no outcome; not for chunks of one task |
+//! | | `e` time, chunk | nothing: when the last of its tasks ended |
 //!
 //! Numbers in keys are big-endian, so that the order of keys is the order of numbers. What many records would
 //! repeat lies in `shared` under its hash, once: a task costs three short writes, a submission a few more. Arguments
-//! lie in the order in which tasks were accepted, which is the order in which a queue is read.
-
-use std::path::Path;
+//! lie in the order in which tasks were accepted, which is the order in which a queue is read. Queues have numbers because
+//! their names would be longer than all the rest of a queued task.
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use funcx_core::contract::QueueKey;
 use funcx_core::model::{
     EndpointId, FunctionHash, FunctionId, IdentityId, Result, TaskGroupId, TaskId, Timestamp,
 };
@@ -47,10 +52,12 @@ pub(super) enum Table {
     Arguments,
     Pending,
     Outcomes,
+    Events,
+    Times,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Registered,
         Self::Shared,
         Self::Chunks,
@@ -59,6 +66,8 @@ impl Table {
         Self::Arguments,
         Self::Pending,
         Self::Outcomes,
+        Self::Events,
+        Self::Times,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -71,6 +80,8 @@ impl Table {
             Self::Arguments => "arguments",
             Self::Pending => "pending",
             Self::Outcomes => "outcomes",
+            Self::Events => "events",
+            Self::Times => "times",
         }
     }
 
@@ -97,13 +108,10 @@ pub(super) struct Place {
 pub(super) struct Tables {
     pub(super) database: Database,
     keyspaces: Vec<Keyspace>,
-    // Dropped last: the lock goes when the database is closed.
-    pub(super) directory: Directory,
 }
 
 impl Tables {
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let directory = Directory::open(path)?;
+    pub(super) fn open(directory: &Directory) -> Result<Self> {
         let failed = |error| {
             Failure::read(&error)
                 .into_error("open store")
@@ -121,8 +129,7 @@ impl Tables {
             .map(|table| database.keyspace(table.name(), || table.options()))
             .collect::<Result<_, _>>()
             .map_err(failed)?;
-        directory.mark_version()?;
-        Ok(Self { database, keyspaces, directory })
+        Ok(Self { database, keyspaces })
     }
 
     pub(super) fn keyspace(&self, table: Table) -> &Keyspace {
@@ -136,7 +143,10 @@ pub(super) mod key {
 
     pub(in super::super) const FUNCTION: u8 = b'f';
     pub(in super::super) const ENDPOINT: u8 = b'e';
-    pub(in super::super) const COUNT: u8 = b'c';
+    pub(in super::super) const QUEUE: u8 = b'q';
+    pub(in super::super) const NUMBERS: [u8; 1] = *b"n";
+    pub(in super::super) const DUE: u8 = b'd';
+    pub(in super::super) const ENDED: u8 = b'e';
 
     pub(in super::super) fn function(id: FunctionId) -> [u8; 17] {
         join([&[FUNCTION], id.uuid().as_bytes()])
@@ -154,8 +164,9 @@ pub(super) mod key {
         join([&owned_functions(owner), id.uuid().as_bytes()])
     }
 
-    pub(in super::super) fn count(id: EndpointId) -> [u8; 17] {
-        join([&[COUNT], id.uuid().as_bytes()])
+    pub(in super::super) fn queue(endpoint: EndpointId, queue: QueueKey) -> [u8; 34] {
+        let priority = queue.priority.to_be_bytes();
+        join([&[QUEUE], endpoint.uuid().as_bytes(), queue.owner.uuid().as_bytes(), &priority])
     }
 
     pub(in super::super) fn body(hash: FunctionHash) -> [u8; 33] {
@@ -191,8 +202,20 @@ pub(super) mod key {
         id.as_u128().to_be_bytes()
     }
 
-    pub(in super::super) fn pending(endpoint: EndpointId, sequence: u64) -> [u8; 24] {
-        join([endpoint.uuid().as_bytes(), &sequence.to_be_bytes()])
+    pub(in super::super) fn pending(queue: u64, sequence: u64) -> [u8; 16] {
+        join([&queue.to_be_bytes(), &sequence.to_be_bytes()])
+    }
+
+    pub(in super::super) fn due(at: Timestamp, task: TaskId) -> [u8; 25] {
+        join([&[DUE], &at.as_nanos().to_be_bytes(), task.uuid().as_bytes()])
+    }
+
+    pub(in super::super) fn left(chunk: u64) -> [u8; 9] {
+        join([b"l", &chunk.to_be_bytes()])
+    }
+
+    pub(in super::super) fn ended(at: Timestamp, chunk: u64) -> [u8; 17] {
+        join([&[ENDED], &at.as_nanos().to_be_bytes(), &chunk.to_be_bytes()])
     }
 
     /// The parts one after the other; their lengths add up to `N`.
@@ -214,9 +237,10 @@ mod tests {
 
     #[test]
     fn keys_of_later_and_higher_things_are_greater() {
-        let endpoint = EndpointId::from_u128(7);
-        assert!(key::pending(endpoint, 255) < key::pending(endpoint, 256));
-        assert!(key::pending(endpoint, u64::MAX) < key::pending(EndpointId::from_u128(8), 0));
+        assert!(key::pending(7, 255) < key::pending(7, 256));
+        assert!(key::pending(7, u64::MAX) < key::pending(8, 0));
+        let due = |nanos, task| key::due(Timestamp::from_nanos(nanos), TaskId::from_u128(task));
+        assert!(due(255, 9) < due(256, 1) && due(256, 1) < due(256, 2));
         let list = key::group_list(TaskGroupId::from_u128(1));
         let at = |nanos, chunk| key::listed(list, Timestamp::from_nanos(nanos), chunk);
         assert!(at(255, 9) < at(256, 1));

@@ -8,8 +8,12 @@ use funcx_core::contract::{
     TaskStore,
 };
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{AttemptId, EndpointId, FunctionKind, Hop, IdentityId, Outcome, Task, Timestamp};
-use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
+use funcx_core::model::{
+    AttemptId, EndpointId, FunctionKind, Hop, IdentityId, Outcome, Task, Tick, Timestamp,
+};
+use funcx_core::state::{
+    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
+};
 use funcx_net::auth::LocalAuthority;
 use funcx_net::driver::{self, Above, NodeHandle, NodeHost, NodeNotice};
 use funcx_net::service::{NewEndpoint, Service, ServiceConfig};
@@ -128,11 +132,15 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn start(above: Above, endpoint: EndpointId, token: &str, slots: u32) -> Self {
         static EPOCHS: AtomicU64 = AtomicU64::new(1);
+        let process = EPOCHS.fetch_add(1, Ordering::Relaxed);
         let config = NodeConfig {
             uplink: Some(UplinkIdentity {
                 role: Role::Endpoint,
                 node: endpoint.uuid(),
-                epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
+                epoch: process,
+                life: 0,
+                process,
+                ends_at: Tick::NEVER,
                 credential: token.to_owned(),
                 name: "bench".to_owned(),
                 software: "test".to_owned(),
@@ -140,6 +148,7 @@ impl Bench {
             link: LinkPolicy::default(),
             limits: DispatcherLimits::default(),
             lease_grace: None,
+            journal: false,
             queue_tasks: 0,
             sent: Hop::EndpointSent,
             returned: Some(Hop::EndpointReturned),
@@ -191,6 +200,10 @@ impl NodeHost for Watcher {
 
     fn deliver(&self, _: Vec<Outcome>) -> BoxFuture<'static, ()> {
         async {}.boxed()
+    }
+
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
+        futures::future::ready(()).boxed()
     }
 
     fn notice(&self, notice: NodeNotice) {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use funcx_core::contract::{
-    EndpointRecord, FunctionRecord, PendingTask, TaskCursor, TaskQuery, TaskRecord, TaskStore, Write,
+    Backlog, Due, EndpointRecord, FunctionRecord, PendingTask, QueueKey, TaskCursor, TaskQuery, TaskRecord,
+    TaskStore, Write,
 };
-use funcx_core::model::{EndpointId, FunctionId, IdentityId, TaskId};
+use funcx_core::model::{EndpointId, FunctionId, IdentityId, TaskEvent, TaskId, Timestamp};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{Notify, Semaphore};
@@ -97,17 +98,39 @@ impl TaskStore for Gated {
         self.inner.task_ids(query, after, limit)
     }
 
+    fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {
+        self.inner.task_events(task)
+    }
+
     fn pending(
         &self,
         endpoint: EndpointId,
+        queue: QueueKey,
         after: u64,
         limit: usize,
         max_bytes: usize,
     ) -> BoxFuture<'_, Result<Vec<PendingTask>>> {
-        self.inner.pending(endpoint, after, limit, max_bytes)
+        self.inner.pending(endpoint, queue, after, limit, max_bytes)
     }
 
-    fn pending_count(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<u64>> {
-        self.inner.pending_count(endpoint)
+    fn queues(
+        &self,
+        endpoint: EndpointId,
+        after: Option<QueueKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(QueueKey, Backlog)>>> {
+        self.inner.queues(endpoint, after, limit)
+    }
+
+    fn backlog(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<Backlog>> {
+        self.inner.backlog(endpoint)
+    }
+
+    fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> BoxFuture<'_, Result<Vec<Due>>> {
+        self.inner.due(after, limit)
+    }
+
+    fn oldest_ended(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+        self.inner.oldest_ended()
     }
 }

@@ -13,7 +13,7 @@ use funcx_core::contract::{TaskQuery, TaskStore, Write};
 use funcx_net::store::EmbeddedStore;
 use nix::{sys::signal, unistd::Pid};
 
-use super::super::{ENDPOINT, GROUP, outcome, payload, submission, task_id};
+use super::super::{ENDPOINT, GROUP, QUEUE, outcome, payload, submission, task_id};
 
 const VICTIM: &str = "FUNCX_TEST_KILLED_STORE";
 const TASKS: u64 = 7;
@@ -45,10 +45,10 @@ async fn commit_until_killed(path: &str) {
     let (ids, _) = store.task_ids(TaskQuery::Group(GROUP), None, 1).await.unwrap();
     let mut first = 1;
     if !ids.is_empty() {
-        let pending = store.pending(ENDPOINT, 0, 1, 1).await.unwrap();
+        let pending = store.pending(ENDPOINT, QUEUE, 0, 1, 1).await.unwrap();
         // Three of each seven tasks stay pending, so the last one pending tells where to go on.
         assert!(!pending.is_empty(), "some tasks are never finished");
-        while let Some(task) = store.pending(ENDPOINT, first, 1000, usize::MAX).await.unwrap().last() {
+        while let Some(task) = store.pending(ENDPOINT, QUEUE, first, 1000, usize::MAX).await.unwrap().last() {
             first = task.sequence;
         }
         first = first.div_ceil(TASKS) * TASKS + 1;
@@ -136,10 +136,10 @@ async fn check(path: &Path, acknowledged: &BTreeSet<(bool, u64)>) {
         }
     }
     assert_eq!(listed.len() as u64 % TASKS, 0, "a submission is there as a whole or not at all");
-    assert_eq!(store.pending_count(ENDPOINT).await.unwrap(), pending, "the count is right");
+    assert_eq!(store.backlog(ENDPOINT).await.unwrap().tasks, pending, "the count is right");
     let mut walked = 0;
     let mut last = 0;
-    while let page = store.pending(ENDPOINT, last, 1000, usize::MAX).await.unwrap()
+    while let page = store.pending(ENDPOINT, QUEUE, last, 1000, usize::MAX).await.unwrap()
         && let Some(task) = page.last()
     {
         last = task.sequence;

@@ -4,12 +4,15 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use funcx_core::contract::{TaskStore, Write};
 use funcx_core::model::ErrorKind;
 use funcx_net::store::EmbeddedStore;
+
+use super::super::{payload, submission, task_id};
 
 const HOLDER: &str = "FUNCX_TEST_HOLD_STORE";
 
@@ -70,13 +73,19 @@ fn a_second_process_is_told_that_the_store_is_open() {
 }
 
 #[test]
-fn a_store_of_a_newer_version_is_refused_with_both_versions() {
+fn a_store_of_another_version_is_refused_with_both_versions_and_the_way_out() {
     let parent = tempfile::tempdir().unwrap();
     drop(EmbeddedStore::open(parent.path()).unwrap());
-    fs::write(parent.path().join("version"), "funcx-store 7\n").unwrap();
-    let (kind, text) = refusal(parent.path());
-    assert_eq!(kind, ErrorKind::Unsupported);
-    assert!(text.contains("version 7") && text.contains("version 1"), "{text}");
+    for (version, way_out) in [(7, "newer program"), (1, "new directory")] {
+        fs::write(parent.path().join("version"), format!("funcx-store {version}\n")).unwrap();
+        let (kind, text) = refusal(parent.path());
+        assert_eq!(kind, ErrorKind::Unsupported);
+        for part in [&*format!("version {version}"), "version 2", way_out] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    fs::write(parent.path().join("version"), "funcx-store 2\n").unwrap();
+    EmbeddedStore::open(parent.path()).expect("nothing was changed by the refusals");
 }
 
 #[test]
@@ -97,4 +106,50 @@ fn a_file_in_the_place_of_the_directory_is_named() {
     let (kind, text) = refusal(&path);
     assert_eq!(kind, ErrorKind::Io);
     assert!(text.contains(&path.display().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_refused_and_left_as_it_is() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(parent.path()).unwrap();
+    for number in 1..=3 {
+        store.commit(vec![Write::Submit(submission(number, 1, 3000))]).await.unwrap();
+    }
+    drop(store);
+    // One byte in the middle of what was committed, as a failing disk would change it.
+    let (file, place) = find(&parent.path().join("db"), &payload(2, 3000));
+    let flip = || {
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[place + 1500] ^= 1;
+        fs::write(&file, bytes).unwrap();
+    };
+    flip();
+    let (kind, text) = refusal(parent.path());
+    assert_eq!(kind, ErrorKind::Internal);
+    for part in ["damaged", "restore", &*parent.path().display().to_string()] {
+        assert!(text.contains(part), "{text}");
+    }
+    flip();
+    let store = EmbeddedStore::open(parent.path()).expect("what is not damaged can be read");
+    let tasks = store.tasks(&[1, 2, 3].map(task_id)).await.unwrap();
+    assert!(tasks.iter().all(Option::is_some), "the refusal has changed nothing");
+}
+
+/// The file below a directory that holds these bytes, and where.
+fn find(directory: &Path, bytes: &[u8]) -> (PathBuf, usize) {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let held = fs::read(&path).unwrap();
+            if let Some(place) = held.windows(bytes.len()).position(|window| window == bytes) {
+                return (path, place);
+            }
+        }
+    }
+    panic!("the bytes are in no file");
 }

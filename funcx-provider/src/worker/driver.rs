@@ -2,19 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use funcx_core::contract::ExecutorSink;
 use funcx_core::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Tick, Timestamp};
 use funcx_core::{contract::ExecutorEvent, model::Result};
+use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
-use tempfile::TempDir;
 use tokio::{
-    net::{UnixListener, unix::OwnedWriteHalf},
+    net::unix::OwnedWriteHalf,
     sync::{
         mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
         watch,
@@ -27,6 +26,7 @@ use super::{
     ProcessPoolConfig,
     connection::{FrameReader, write_frames},
     pool::{PoolOutput, PoolSettings, PoolState, Signal},
+    private_dir::PrivateDir,
     protocol::{FromWorker, Hello, Welcome},
     slot::Exit,
     zygote::{Zygote, ZygoteNews},
@@ -45,6 +45,7 @@ pub(super) enum Request {
     Start(Vec<Task>),
     Cancel(Vec<AttemptId>),
     Drain,
+    Stop(Failure),
 }
 
 /// What happens outside.
@@ -100,38 +101,6 @@ impl Groups {
     }
 }
 
-/// The directory that only we can read, with the program of the workers and their socket in it.
-#[derive(Debug)]
-pub(super) struct PrivateDir {
-    /// Removes the directory with everything in it.
-    _dir: TempDir,
-    pub(super) script: PathBuf,
-    pub(super) socket: String,
-    listener: UnixListener,
-}
-
-impl PrivateDir {
-    pub(super) fn create(script: &str) -> std::io::Result<Self> {
-        use std::{io, os::unix::fs::PermissionsExt};
-        // The address of a socket has room for about a hundred bytes, which a TMPDIR of a batch job can fill.
-        const LONGEST_DIRECTORY: usize = 64;
-        let base = match std::env::temp_dir() {
-            base if base.as_os_str().len() > LONGEST_DIRECTORY => PathBuf::from("/tmp"),
-            base => base,
-        };
-        let only_ours = std::fs::Permissions::from_mode(0o700);
-        let dir = tempfile::Builder::new().prefix("funcx-").permissions(only_ours).tempdir_in(base)?;
-        let path = dir.path().join("worker.py");
-        std::fs::write(&path, script)?;
-        let socket = dir.path().join("s");
-        let listener = UnixListener::bind(&socket)?;
-        let socket = socket.into_os_string().into_string();
-        let socket =
-            socket.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "TMPDIR is not UTF-8"))?;
-        Ok(Self { _dir: dir, script: path, socket, listener })
-    }
-}
-
 /// Owns the state machine and everything that it decides about.
 #[derive(Debug)]
 pub(super) struct Driver {
@@ -152,7 +121,6 @@ pub(super) struct Driver {
     readers: BTreeMap<u64, (AbortHandle, Option<u64>)>,
     /// Connection and writer of each worker.
     links: BTreeMap<u64, (u64, UnboundedSender<Vec<Bytes>>)>,
-    origin: Instant,
     drained: watch::Sender<bool>,
 }
 
@@ -185,9 +153,8 @@ impl Driver {
                 endpoint_id: config.endpoint_id,
             },
         };
-        let origin = Instant::now();
         Self {
-            state: PoolState::new(settings, read_clocks(origin)),
+            state: PoolState::new(settings, read_clocks()),
             sink: Sink(sink),
             config: Arc::new(config),
             dir,
@@ -201,7 +168,6 @@ impl Driver {
             connections: 0,
             readers: BTreeMap::new(),
             links: BTreeMap::new(),
-            origin,
             drained,
         }
     }
@@ -214,23 +180,26 @@ impl Driver {
     pub(super) async fn run(mut self, zygote: Zygote) {
         self.adopt_zygote(zygote);
         let mut timer = Box::pin(sleep_until(TokioInstant::now()));
+        let mut armed = None;
         let mut batch = Vec::with_capacity(INPUTS_AT_ONCE);
         while self.perform_outputs() {
             let deadline = self.state.poll_timeout();
-            let now = read_clocks(self.origin);
+            let now = read_clocks();
             if deadline.is_some_and(|deadline| deadline <= now.tick) {
                 self.state.handle_timeout(now);
+                armed = None;
                 continue;
             }
-            if let Some(deadline) = deadline.map(|tick| self.instant_of(tick))
-                && timer.deadline() != deadline
+            if let Some(tick) = deadline
+                && armed != deadline
             {
-                timer.as_mut().reset(deadline);
+                timer.as_mut().reset(TokioInstant::now() + tick.since(now.tick));
+                armed = deadline;
             }
             tokio::select! {
                 _ = self.inputs.recv_many(&mut batch, INPUTS_AT_ONCE) => {}
                 request = self.requests.recv() => {
-                    let now = read_clocks(self.origin);
+                    let now = read_clocks();
                     match request {
                         Some(request) => self.handle_request(request, now),
                         None => {
@@ -244,10 +213,10 @@ impl Driver {
                     Ok((socket, _)) => self.accept(socket),
                     Err(error) => tracing::warn!(%error, "cannot accept a worker"),
                 },
-                () = &mut timer, if deadline.is_some() => {}
+                () = &mut timer, if deadline.is_some() => armed = None,
                 _ = self.tasks.join_next(), if !self.tasks.is_empty() => {}
             }
-            let now = read_clocks(self.origin);
+            let now = read_clocks();
             batch.drain(..).for_each(|input| self.handle_input(input, now));
         }
         self.finish();
@@ -256,10 +225,9 @@ impl Driver {
     /// Ends what is left, and answers what was asked too late.
     fn finish(mut self) {
         self.requests.close();
-        let failure = Failure::new("ExecutorDrained", "the executor takes no more tasks");
         while let Ok(request) = self.requests.try_recv() {
             if let Request::Start(tasks) = request {
-                refuse(&*self.sink.0, &tasks, &failure);
+                give_back(&*self.sink.0, &tasks);
             }
         }
         self.drained.send_replace(true);
@@ -270,6 +238,7 @@ impl Driver {
             Request::Start(tasks) => self.state.start(tasks, now),
             Request::Cancel(attempts) => self.state.cancel(&attempts, now),
             Request::Drain => self.state.drain(now),
+            Request::Stop(failure) => self.state.stop(failure, now),
         }
     }
 
@@ -345,7 +314,7 @@ impl Driver {
             let reason = zygote.run(forks, grace, &inputs).await;
             let _ = inputs.send(Input::ZygoteLost(reason)).await;
         });
-        self.state.handle_zygote_ready(read_clocks(self.origin));
+        self.state.handle_zygote_ready(read_clocks());
     }
 
     fn start_zygote(&mut self) {
@@ -399,10 +368,6 @@ impl Driver {
     fn take_stderr(&self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut *self.stderr.lock())).trim_end().to_owned()
     }
-
-    fn instant_of(&self, tick: Tick) -> TokioInstant {
-        (self.origin + tick.since(Tick::ZERO)).into()
-    }
 }
 
 impl Drop for Driver {
@@ -426,14 +391,24 @@ async fn read(connection: u64, socket: tokio::net::UnixStream, inputs: &Sender<I
     Ok(())
 }
 
-/// Ends tasks that nobody can take any more.
-pub(super) fn refuse(sink: &dyn ExecutorSink, tasks: &[Task], failure: &Failure) {
-    let lost = tasks.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, failure)).collect();
+/// Ends tasks that nobody can take any more, because the pool came to a bad end.
+pub(super) fn lose(sink: &dyn ExecutorSink, tasks: &[Task]) {
+    let failure = Failure::new("NoWorker", "the executor is gone");
+    let lost = tasks.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &failure)).collect();
     sink.handle(ExecutorEvent::Outcomes(lost));
 }
 
-fn read_clocks(origin: Instant) -> Now {
-    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+/// Gives back tasks that came too late.
+pub(super) fn give_back(sink: &dyn ExecutorSink, tasks: &[Task]) {
+    sink.handle(ExecutorEvent::GaveBack(tasks.iter().map(Task::attempt_id).collect()));
+}
+
+/// Ticks are nanoseconds of the system's monotonic clock, so that those in a task mean the same here as where they were
+/// written.
+fn read_clocks() -> Now {
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    // POSIX has this clock everywhere, and reading it cannot fail then.
+    let tick = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Now { tick: Tick::from_nanos(nanos(origin.elapsed())), wall: Timestamp::from_nanos(nanos(wall)) }
+    Now { tick: Tick::from_nanos(nanos(tick)), wall: Timestamp::from_nanos(nanos(wall)) }
 }

@@ -11,6 +11,7 @@ mod connection;
 mod driver;
 mod functions;
 mod pool;
+mod private_dir;
 mod protocol;
 #[cfg(any(test, feature = "conformance"))]
 pub mod scripted;
@@ -24,9 +25,11 @@ use funcx_core::model::{
     AttemptId, EndpointId, Error, ErrorKind, Failure, FunctionKind, Result, Task, limit,
 };
 use futures::future::{BoxFuture, FutureExt};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{mpsc, watch};
 
-use self::driver::{Driver, Groups, PrivateDir, Request, refuse};
+use self::driver::{Driver, Groups, Request, give_back, lose};
+use self::private_dir::PrivateDir;
 use self::protocol::{FRAME_SPARE_BYTES, MAX_FRAME_BYTES};
 pub use self::zygote::OLDEST_PYTHON;
 use self::zygote::Zygote;
@@ -34,16 +37,17 @@ use self::zygote::Zygote;
 /// The program of the Python workers.
 const WORKER_PY: &str = include_str!("worker.py");
 /// Workers that one pool may have.
-const MAX_WORKERS: u32 = 4096;
+const MAX_WORKERS: u32 = 16_384;
 
 /// What a [`ProcessPool`] needs to know.
 #[derive(Clone)]
 pub struct ProcessPoolConfig {
-    /// Worker processes, each of which runs one task at a time. From 1 to 4096.
+    /// Worker processes, each of which runs one task at a time. From 1 to 16384.
     pub workers: u32,
     /// The interpreter, a path or a name looked up in `PATH` (after `worker_init`). Python 3.8 or newer.
     pub python: PathBuf,
-    /// Directory that tasks start in; made if it is missing.
+    /// Directory that tasks start in; made if it is missing. Sandboxes of tasks are made in it and never removed by the
+    /// pool: they hold what the tasks wanted to keep. Whoever owns the directory tidies up.
     pub work_dir: PathBuf,
     /// The endpoint that tasks are told they run on.
     pub endpoint_id: Option<EndpointId>,
@@ -85,6 +89,17 @@ impl ProcessPoolConfig {
         if !(1..=MAX_WORKERS).contains(&self.workers) {
             return Err(invalid(format!("{} workers; 1 to {MAX_WORKERS} are possible", self.workers)));
         }
+        // Each worker has a connection, and the pool a few files besides.
+        let files = u64::from(self.workers) + 64;
+        if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE)
+            && soft < files
+        {
+            let message = format!(
+                "{} workers need {files} open files, and {soft} are allowed; raise the limit (`ulimit -n`)",
+                self.workers
+            );
+            return Err(invalid(message));
+        }
         let frame_bytes = self.max_output_bytes.saturating_mul(2).saturating_add(self.max_result_bytes);
         let most = MAX_FRAME_BYTES - FRAME_SPARE_BYTES;
         if frame_bytes > most {
@@ -123,10 +138,13 @@ impl fmt::Debug for ProcessPoolConfig {
 /// - A task that kills its worker is `Lost`, with the exit code or signal in its failure, and the worker is replaced.
 ///   Other tasks that were with that worker run elsewhere, unless they may run at most once and had begun.
 /// - A task past its walltime is killed with its process group. The walltime runs from the moment the worker begins.
+/// - A task whose time to live is over when its turn comes is not begun; one past its deadline is ended wherever it is.
 /// - A cancelled task that waits is `Cancelled` at once. One that has been given to a worker is stopped (SIGTERM, then
 ///   SIGKILL after the grace) unless it ends by itself within a few hundredths of a second; `Cancelled` either way.
 /// - A task without walltime that may be attempted more than once may run again if its worker dies before its
 ///   outcome is sent.
+///
+/// Draining gives back what was not sent to a worker yet. What was sent runs, unless its worker ends before it began.
 ///
 /// Dropping the pool kills all its processes; what had no outcome is `Lost`.
 #[derive(Debug)]
@@ -171,6 +189,13 @@ impl ProcessPool {
         tokio::spawn(driver.run(zygote));
         Ok(Self { requests, drained, groups, capacity, sink: shared })
     }
+
+    /// Drains at once: what runs is asked to end (SIGTERM), and killed after the grace. What had begun is `Lost` with this
+    /// failure unless it ends by itself before; the rest is given back. [`drain`](Executor::drain) tells when it is done.
+    pub fn stop(&self, failure: Failure) {
+        // A pool that is gone has given everything its outcome.
+        let _ = self.requests.send(Request::Stop(failure));
+    }
 }
 
 impl Executor for ProcessPool {
@@ -185,11 +210,11 @@ impl Executor for ProcessPool {
     fn start(&self, tasks: Vec<Task>) {
         if let Err(mpsc::error::SendError(Request::Start(tasks))) = self.requests.send(Request::Start(tasks))
         {
-            refuse(
-                &*self.sink.0,
-                &tasks,
-                &Failure::new("ExecutorDrained", "the executor takes no more tasks"),
-            );
+            match *self.drained.borrow() {
+                true => give_back(&*self.sink.0, &tasks),
+                // It would come again, and again.
+                false => lose(&*self.sink.0, &tasks),
+            }
         }
     }
 

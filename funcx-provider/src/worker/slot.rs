@@ -27,6 +27,8 @@ pub(super) struct Slot {
     pub(super) started: Option<Tick>,
     /// Since when the head is the head; it began at this time or later.
     pub(super) head_since: Now,
+    /// Whether the head was seen to take far longer than was expected, so that nothing is put behind it.
+    pub(super) is_stuck: bool,
     /// Whether the start of the head was reported upwards.
     pub(super) reported: bool,
     /// By function number: whether the process was sent the function.
@@ -70,6 +72,10 @@ pub(super) enum Cause {
     Cancelled(u64),
     /// To stop the task with this tag, which ran past its walltime.
     TimedOut(u64),
+    /// To stop the task with this tag, which should have ended by now.
+    DeadlinePassed(u64),
+    /// To stop whatever runs.
+    Stopped,
     /// The zygote was lost, and its workers with it.
     ZygoteLost,
     /// The pool drains.
@@ -111,6 +117,7 @@ impl Slot {
             bytes: 0,
             started: None,
             head_since: Now::default(),
+            is_stuck: false,
             reported: false,
             functions: Vec::new(),
         }

@@ -24,6 +24,7 @@ import importlib
 import io
 import json
 import linecache
+import mmap
 import os
 import pickle
 import platform
@@ -643,9 +644,14 @@ def watch_working_directory():
 # ---- Worker ----------------------------------------------------------------------------------------------------------
 
 
+def receive_buffer(size):
+    """Pages that take memory only once something was received into them: most workers of a large pool never need many."""
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def read_frames(connection, before_wait):
     """Yield (kind, body) of every frame until the peer closes; call `before_wait` when the input has run dry."""
-    buffer = bytearray(RECEIVE_BYTES)
+    buffer = receive_buffer(RECEIVE_BYTES)
     view = memoryview(buffer)
     start = end = 0
     while True:
@@ -662,7 +668,7 @@ def read_frames(connection, before_wait):
             needed = FRAME_HEAD.size
         rest = buffer[start:end]
         if needed > len(buffer) or len(buffer) > RECEIVE_BYTES >= needed:
-            buffer = bytearray(max(RECEIVE_BYTES, needed))
+            buffer = receive_buffer(max(RECEIVE_BYTES, needed))
             view = memoryview(buffer)
         start, end = 0, len(rest)
         view[:end] = rest

@@ -1,17 +1,22 @@
 //! The reference implementation: everything in memory, nothing durable.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use futures::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
 
 use crate::contract::{
-    EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, Submission, TaskCursor, TaskQuery,
-    TaskRecord, TaskStore, Write,
+    Backlog, Due, DueReason, EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, QueueKey,
+    Submission, TaskCursor, TaskQuery, TaskRecord, TaskStore, Write,
 };
 use crate::model::{
-    EndpointId, Error, ErrorKind, FunctionId, IdMap, IdentityId, Result, TaskId, Timestamp,
-    limit::MAX_PAGE_TASKS,
+    EndpointId, Error, ErrorKind, FunctionId, IdMap, IdentityId, Result, TaskEvent, TaskEventKind, TaskId,
+    Timestamp,
+    limit::{MAX_PAGE_TASKS, MAX_TASK_EVENTS},
 };
 
 /// A [`TaskStore`] that forgets everything when it is dropped. For tests and simulations, and as the plainest
@@ -25,10 +30,32 @@ pub struct MemoryStore {
 struct State {
     functions: BTreeMap<FunctionId, Arc<FunctionRecord>>,
     endpoints: BTreeMap<EndpointId, Arc<EndpointRecord>>,
-    tasks: IdMap<TaskId, TaskRecord>,
-    pending: BTreeMap<EndpointId, BTreeMap<u64, TaskId>>,
+    tasks: IdMap<TaskId, Entry>,
+    pending: BTreeMap<EndpointId, BTreeMap<QueueKey, BTreeMap<u64, TaskId>>>,
     lists: BTreeMap<List, BTreeMap<Place, TaskId>>,
     listed: u64,
+    submissions: BTreeMap<u64, Accepted>,
+    submitted: u64,
+    due: BTreeMap<(Timestamp, TaskId), DueReason>,
+    /// Submissions of which every task has ended, by when the last one did.
+    ended: BTreeSet<(Timestamp, u64)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: TaskRecord,
+    events: Vec<TaskEvent>,
+    begun: bool,
+    granted: u32,
+    submission: u64,
+    listed: u64,
+}
+
+/// What is left of a submission.
+#[derive(Debug)]
+struct Accepted {
+    tasks: Vec<TaskId>,
+    unfinished: usize,
 }
 
 /// What is listed: all of an owner, or all of a group.
@@ -74,54 +101,179 @@ impl State {
             }
             Write::Submit(submission) => self.submit(submission),
             Write::Finish(outcomes) => outcomes.into_iter().for_each(|outcome| self.finish(outcome)),
+            Write::Record(events) => events.into_iter().for_each(|event| self.record(event)),
+            Write::Forget(tasks) => tasks.into_iter().for_each(|task| self.forget(task)),
+            Write::Expire { ended_before } => self.expire(ended_before),
         }
     }
 
     fn submit(&mut self, submission: Submission) {
         let Submission { endpoint, group, function, spec, accepted, first_sequence, tasks } = submission;
+        if tasks.is_empty() {
+            return;
+        }
+        let of = self.submitted;
+        self.submitted += 1;
+        let ids: Vec<TaskId> = tasks.iter().map(|(id, _)| *id).collect();
+        self.submissions.insert(of, Accepted { unfinished: ids.len(), tasks: ids });
+        let pending = self.pending.entry(endpoint).or_default().entry(QueueKey::of(&spec)).or_default();
         for (sequence, (id, payload)) in (first_sequence..).zip(tasks) {
-            self.pending.entry(endpoint).or_default().insert(sequence, id);
+            pending.insert(sequence, id);
             for query in [TaskQuery::Owner(spec.owner), TaskQuery::Group(group)] {
                 self.lists.entry(query.into()).or_default().insert((accepted, self.listed), id);
             }
+            self.due.extend(Due::times(&spec, accepted).map(|(at, reason)| ((at, id), reason)));
+            let (spec, attempt, outcome) = (Arc::clone(&spec), 1, None);
+            let record = TaskRecord {
+                id,
+                endpoint,
+                group,
+                function,
+                spec,
+                accepted,
+                sequence,
+                payload,
+                attempt,
+                outcome,
+            };
+            let listed = self.listed;
             self.listed += 1;
-            let spec = Arc::clone(&spec);
-            let outcome = None;
             self.tasks.insert(
                 id,
-                TaskRecord { id, endpoint, group, function, spec, accepted, sequence, payload, outcome },
+                Entry { record, events: Vec::new(), begun: false, granted: 0, submission: of, listed },
             );
         }
     }
 
     fn finish(&mut self, outcome: OutcomeRecord) {
-        let Some(task) = self.tasks.get_mut(&outcome.outcome.task) else { return };
-        if task.outcome.is_none() {
-            if let Some(pending) = self.pending.get_mut(&task.endpoint) {
-                pending.remove(&task.sequence);
+        let id = outcome.outcome.task;
+        let Some(Entry { record: task, submission, .. }) = self.tasks.get_mut(&id) else { return };
+        if task.outcome.is_some() {
+            return;
+        }
+        if let Some(queues) = self.pending.get_mut(&task.endpoint)
+            && let Some(pending) = queues.get_mut(&QueueKey::of(&task.spec))
+        {
+            pending.remove(&task.sequence);
+            queues.retain(|_, pending| !pending.is_empty());
+        }
+        for (at, _) in Due::times(&task.spec, task.accepted) {
+            self.due.remove(&(at, id));
+        }
+        task.attempt = outcome.outcome.attempt;
+        if let Some(accepted) = self.submissions.get_mut(submission) {
+            accepted.unfinished -= 1;
+            if accepted.unfinished == 0 {
+                self.ended.insert((outcome.completed, *submission));
             }
-            task.outcome = Some(outcome);
+        }
+        task.outcome = Some(outcome);
+    }
+
+    fn record(&mut self, event: TaskEvent) {
+        let Some(entry) = self.tasks.get_mut(&event.attempt.task) else { return };
+        let task = &mut entry.record;
+        if task.outcome.is_none() {
+            match event.kind {
+                TaskEventKind::Lost | TaskEventKind::LeaseLost => {
+                    if event.attempt.number >= task.attempt {
+                        task.attempt = event.attempt.number.saturating_add(1);
+                        entry.granted += u32::from(event.kind == TaskEventKind::LeaseLost);
+                    }
+                }
+                TaskEventKind::Started => {
+                    entry.begun = true;
+                    for (at, _) in Due::times(&task.spec, task.accepted)
+                        .filter(|(_, reason)| *reason == DueReason::TimeToLive)
+                    {
+                        self.due.remove(&(at, task.id));
+                    }
+                }
+                TaskEventKind::CancelRequested => {}
+            }
+        }
+        entry.events.push(event);
+        if entry.events.len() > MAX_TASK_EVENTS {
+            entry.events.remove(0);
         }
     }
 
-    fn pending(&self, endpoint: EndpointId, after: u64, limit: usize, max_bytes: usize) -> Vec<PendingTask> {
+    fn forget(&mut self, id: TaskId) {
+        if self.tasks.get(&id).is_none_or(|entry| entry.record.outcome.is_none()) {
+            return;
+        }
+        let Some(Entry { record, submission, listed, .. }) = self.tasks.remove(&id) else { return };
+        for query in [TaskQuery::Owner(record.spec.owner), TaskQuery::Group(record.group)] {
+            if let Some(list) = self.lists.get_mut(&query.into()) {
+                list.remove(&(record.accepted, listed));
+            }
+        }
+        if let Some(accepted) = self.submissions.get_mut(&submission) {
+            accepted.tasks.retain(|task| *task != id);
+            if accepted.tasks.is_empty() {
+                self.submissions.remove(&submission);
+                self.ended.retain(|(_, ended)| *ended != submission);
+            }
+        }
+    }
+
+    fn expire(&mut self, before: Timestamp) {
+        let mut removed = 0;
+        while removed < MAX_PAGE_TASKS
+            && let Some((_, submission)) = self.ended.first().copied().filter(|(at, _)| *at < before)
+        {
+            let tasks = self.submissions.get(&submission).map_or_else(Vec::new, |all| all.tasks.clone());
+            removed += tasks.len();
+            tasks.into_iter().for_each(|task| self.forget(task));
+        }
+    }
+
+    fn pending(
+        &self,
+        endpoint: EndpointId,
+        queue: QueueKey,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Vec<PendingTask> {
         let mut bytes = 0;
-        let sequences = self.pending.get(&endpoint).into_iter();
+        let sequences = self.pending.get(&endpoint).and_then(|queues| queues.get(&queue)).into_iter();
         sequences
             .flat_map(|pending| pending.range((Bound::Excluded(after), Bound::Unbounded)))
             .filter_map(|(_, id)| self.tasks.get(id))
             .take(limit.min(MAX_PAGE_TASKS))
             .enumerate()
-            .take_while(|(place, task)| {
-                bytes += task.payload.len();
+            .take_while(|(place, entry)| {
+                bytes += entry.record.payload.len();
                 *place == 0 || bytes <= max_bytes
             })
-            .map(|(_, task)| PendingTask {
+            .map(|(_, Entry { record: task, begun, granted, .. })| PendingTask {
                 id: task.id,
                 sequence: task.sequence,
                 spec: Arc::clone(&task.spec),
                 accepted: task.accepted,
                 payload: task.payload.clone(),
+                attempt: task.attempt,
+                granted: *granted,
+                begun: *begun,
+            })
+            .collect()
+    }
+
+    fn backlog(&self, pending: &BTreeMap<u64, TaskId>) -> Backlog {
+        let tasks = pending.values().filter_map(|id| self.tasks.get(id));
+        let bytes = tasks.map(|entry| entry.record.payload.len() as u64).sum();
+        Backlog { tasks: pending.len() as u64, bytes }
+    }
+
+    fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> Vec<Due> {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.due.range((first, Bound::Unbounded)).take(limit.min(MAX_PAGE_TASKS));
+        entries
+            .filter_map(|((at, id), reason)| {
+                let task = &self.tasks.get(id)?.record;
+                let (endpoint, queue) = (task.endpoint, QueueKey::of(&task.spec));
+                Some(Due { at: *at, task: *id, endpoint, queue, sequence: task.sequence, reason: *reason })
             })
             .collect()
     }
@@ -195,7 +347,7 @@ impl TaskStore for MemoryStore {
 
     fn tasks<'a>(&'a self, ids: &'a [TaskId]) -> BoxFuture<'a, Result<Vec<Option<TaskRecord>>>> {
         let state = self.state.lock();
-        let tasks = ids.iter().map(|id| state.tasks.get(id).cloned()).collect();
+        let tasks = ids.iter().map(|id| state.tasks.get(id).map(|entry| entry.record.clone())).collect();
         future::ready(Ok(tasks)).boxed()
     }
 
@@ -209,18 +361,54 @@ impl TaskStore for MemoryStore {
         future::ready(after.map(|after| self.state.lock().task_ids(query, after, limit))).boxed()
     }
 
+    fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {
+        let events = self.state.lock().tasks.get(&task).map(|entry| entry.events.clone());
+        future::ready(Ok(events.unwrap_or_default())).boxed()
+    }
+
     fn pending(
         &self,
         endpoint: EndpointId,
+        queue: QueueKey,
         after: u64,
         limit: usize,
         max_bytes: usize,
     ) -> BoxFuture<'_, Result<Vec<PendingTask>>> {
-        future::ready(Ok(self.state.lock().pending(endpoint, after, limit, max_bytes))).boxed()
+        future::ready(Ok(self.state.lock().pending(endpoint, queue, after, limit, max_bytes))).boxed()
     }
 
-    fn pending_count(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<u64>> {
-        let count = self.state.lock().pending.get(&endpoint).map_or(0, BTreeMap::len);
-        future::ready(Ok(count as u64)).boxed()
+    fn queues(
+        &self,
+        endpoint: EndpointId,
+        after: Option<QueueKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(QueueKey, Backlog)>>> {
+        let state = self.state.lock();
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let queues = state.pending.get(&endpoint).into_iter();
+        let page = queues
+            .flat_map(|queues| queues.range((first, Bound::Unbounded)))
+            .take(limit)
+            .map(|(queue, pending)| (*queue, state.backlog(pending)))
+            .collect();
+        future::ready(Ok(page)).boxed()
+    }
+
+    fn backlog(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<Backlog>> {
+        let state = self.state.lock();
+        let queues = state.pending.get(&endpoint).into_iter().flat_map(BTreeMap::values);
+        let sum = queues.fold(Backlog::default(), |sum, pending| {
+            let queue = state.backlog(pending);
+            Backlog { tasks: sum.tasks + queue.tasks, bytes: sum.bytes + queue.bytes }
+        });
+        future::ready(Ok(sum)).boxed()
+    }
+
+    fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> BoxFuture<'_, Result<Vec<Due>>> {
+        future::ready(Ok(self.state.lock().due(after, limit))).boxed()
+    }
+
+    fn oldest_ended(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+        future::ready(Ok(self.state.lock().ended.first().map(|(at, _)| *at))).boxed()
     }
 }

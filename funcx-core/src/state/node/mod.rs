@@ -1,8 +1,10 @@
 //! One node of the tree: a dispatcher with its links and its executors.
 //!
-//! Here are its types, its commands and its inputs; `react` holds what it does about them, `speak` what it says.
+//! Here are its types, its commands and its inputs; `react` holds what it does about them, `speak` what it says, and
+//! `record` what it writes down before it goes on.
 
 mod react;
+mod record;
 mod speak;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,13 +12,18 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use self::record::Recorder;
 use super::dispatcher::{Counters, Dispatcher, DispatcherLimits, LaneId, LaneLoad, TaskState};
 use super::downlink::{Downlink, LinkPolicy};
 use super::invariant::Violation;
+use super::ledger::JournalEntry;
 use super::uplink::{Uplink, UplinkIdentity};
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId, PlacementPolicy};
-use crate::message::{Hello, Message, Refused, Report, StartedEvent};
-use crate::model::{AttemptId, FunctionKind, Hop, Now, Outcome, Task, TaskId, Tick};
+use crate::message::{Hello, Message, Refused, Report};
+use crate::model::{
+    AttemptId, FunctionKind, Hop, HopStamps, IdentityId, Now, Outcome, Task, TaskEvent, TaskEventKind,
+    TaskId, Tick,
+};
 
 /// A connection, numbered by the driver; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +32,10 @@ pub struct LinkId(pub u64);
 /// A batch of outcomes that the driver was asked to make safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId(pub u64);
+
+/// Something that the driver was asked to write down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId(pub u64);
 
 /// How a node is set up.
 #[derive(Debug, Clone)]
@@ -37,6 +48,8 @@ pub struct NodeConfig {
     pub limits: DispatcherLimits,
     /// How long a peer whose connection broke may take to come back; as long as it likes if `None`.
     pub lease_grace: Option<Duration>,
+    /// Whether it writes down what it holds, so that a later life goes on with it.
+    pub journal: bool,
     /// Tasks that it takes from above besides those its peers have room for.
     pub queue_tasks: u32,
     /// Stamp of a task that goes down from here.
@@ -68,6 +81,12 @@ pub enum NodeOutput {
     Run(PeerId, Vec<Task>),
     /// Let the executor stop these.
     Stop(PeerId, Vec<AttemptId>),
+    /// Let the executor finish what has begun, and give back the rest.
+    DrainExecutor(PeerId),
+    /// Write this down, then say [`Node::recorded`]. Entries are written in the order of these outputs.
+    Record(RecordId, Vec<JournalEntry>),
+    /// These things happened to attempts here or below. `Started` is said only by nodes without a node above.
+    Events(Vec<TaskEvent>),
     /// Make these outcomes safe, then say [`Node::committed`]. Deliveries are committed in order. May be empty, when
     /// only late outcomes came. Not for nodes with a node above: they keep outcomes until that one has them.
     Deliver(DeliveryId, Vec<Outcome>),
@@ -102,6 +121,21 @@ pub struct PeerInfo {
     pub report: Report,
 }
 
+/// What happened to the links of a node since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkCounters {
+    /// Sessions opened with nodes below, by connection.
+    pub opened: u64,
+    /// Those of them that went on with an earlier session.
+    pub resumed: u64,
+    /// Nodes below that were refused.
+    pub refused: u64,
+    /// Nodes below that were given up, or are dead.
+    pub lost: u64,
+    /// Sessions opened with the node above, by connection.
+    pub opened_above: u64,
+}
+
 /// A node of the tree, without I/O: what a service, an endpoint and a manager have in common.
 ///
 /// Tasks come in through [`submit`](Self::submit) or from the node above, go through the [`Dispatcher`] to nodes below
@@ -119,6 +153,8 @@ pub struct Node<P = IdleFirst> {
     uncommitted: VecDeque<(DeliveryId, Option<(PeerId, u64)>)>,
     next_delivery: u64,
     arrived: Option<(PeerId, u64)>,
+    recorder: Option<Recorder>,
+    link_counters: LinkCounters,
     total_slots: u64,
     total_prefetch: u64,
     full: bool,
@@ -131,14 +167,37 @@ pub struct Node<P = IdleFirst> {
 struct Link {
     session: Downlink,
     peer: Option<PeerId>,
-    pending: Option<(Hello, LaneId)>,
+    pending: Option<Applicant>,
     armed: Option<Tick>,
+}
+
+/// A node below that has said hello.
+#[derive(Debug)]
+struct Applicant {
+    hello: Hello,
+    lane: LaneId,
+    /// When it will be gone.
+    ends_at: Tick,
 }
 
 #[derive(Debug)]
 enum Peer {
     Executor { capacity: Capacity },
-    Remote { info: PeerInfo, epoch: u64, link: Option<LinkId>, given_up_at: Option<Tick> },
+    Remote { info: PeerInfo, session: Session, link: Option<LinkId>, given_up_at: Option<Tick> },
+}
+
+/// Which session a node below goes on with, and which process it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Session {
+    epoch: u64,
+    life: u32,
+    process: u64,
+}
+
+impl From<&Hello> for Session {
+    fn from(hello: &Hello) -> Self {
+        Self { epoch: hello.epoch, life: hello.life, process: hello.process }
+    }
 }
 
 /// How a node below is lost.
@@ -162,6 +221,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
         Self {
             dispatcher: Dispatcher::new(config.limits, config.sent),
             uplink: config.uplink.clone().map(Uplink::new),
+            recorder: config.journal.then(Recorder::default),
             config,
             routes: Vec::new(),
             links: BTreeMap::new(),
@@ -171,6 +231,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             uncommitted: VecDeque::new(),
             next_delivery: 1,
             arrived: None,
+            link_counters: LinkCounters::default(),
             total_slots: 0,
             total_prefetch: 0,
             full: false,
@@ -206,9 +267,25 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.dispatcher.state(task)
     }
 
+    /// Number of the current attempt at a task, and where it passed when, as far as this node knows.
+    pub fn progress(&self, task: TaskId) -> Option<(u32, HopStamps)> {
+        self.dispatcher.progress(task)
+    }
+
     /// What happened so far.
     pub const fn counters(&self) -> Counters {
         self.dispatcher.counters()
+    }
+
+    /// What happened to its links so far.
+    pub const fn link_counters(&self) -> LinkCounters {
+        self.link_counters
+    }
+
+    /// The part of an owner, against those of others: with weight 2 it gets twice as much as one with weight 1, which is
+    /// what everybody has. What nobody wants goes to those who do.
+    pub fn set_weight(&mut self, owner: IdentityId, weight: u32) {
+        self.dispatcher.set_weight(owner, weight);
     }
 
     /// The nodes below, connected or expected back.
@@ -260,22 +337,35 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.pump();
     }
 
-    /// Takes no more from above; finishes what is here, then says goodbye and outputs [`NodeOutput::Drained`].
-    pub fn drain(&mut self) {
-        self.draining = true;
-        for link in self.links.values_mut() {
-            link.session.drain();
+    /// Takes no more from above: what waits here or below goes back as it was. When what runs has finished, it says
+    /// goodbye and outputs [`NodeOutput::Drained`].
+    pub fn drain(&mut self, now: Now) {
+        self.dispatcher.advance(now);
+        if !std::mem::replace(&mut self.draining, true) {
+            self.dispatcher.pause();
+            for link in self.links.values_mut() {
+                link.session.drain();
+            }
+            let links: Vec<LinkId> = self.links.keys().copied().collect();
+            links.into_iter().for_each(|link| self.flush(link));
+            let executors = self.peers.iter().filter(|(_, peer)| matches!(peer, Peer::Executor { .. }));
+            self.outputs.extend(executors.map(|(peer, _)| NodeOutput::DrainExecutor(*peer)));
         }
         self.pump();
+    }
+
+    /// Whether it is being drained, or has left.
+    pub const fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Leaves at once: what waits here goes back to the node above as it was, what runs below is lost there.
     pub fn leave(&mut self) {
         (self.draining, self.left) = (true, true);
+        self.dispatcher.pause();
         self.advertise();
-        let waiting = self.dispatcher.hand_back();
+        self.hand_back();
         if let Some(uplink) = &mut self.uplink {
-            uplink.give_back(&waiting);
             uplink.goodbye();
         }
         self.pump();
@@ -283,6 +373,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// A node below has connected.
     pub fn handle_accepted(&mut self, link: LinkId, now: Now) {
+        self.dispatcher.advance(now);
         let session = Downlink::new(self.config.link, self.config.software.clone(), now);
         self.links.insert(link, Link { session, peer: None, pending: None, armed: None });
         self.arm(link);
@@ -291,17 +382,19 @@ impl<P: PlacementPolicy + Default> Node<P> {
     /// The node that said hello on this connection may serve a lane.
     pub fn admit(&mut self, link: LinkId, lane: LaneId, now: Now) {
         let Some(entry) = self.links.get_mut(&link) else { return };
-        let Some((hello, _)) = &entry.pending else { return };
-        // One identity, one process: another one is turned away while the first is there.
-        if let Some(Peer::Remote { info, epoch, link: Some(_), .. }) =
-            self.by_node.get(&hello.node).and_then(|peer| self.peers.get(peer))
-            && *epoch != hello.epoch
-        {
-            let reason = format!("another process already serves as `{}` ({})", info.name, info.node);
-            entry.session.refuse(reason, true);
-        } else {
-            entry.pending = entry.pending.take().map(|(hello, _)| (hello, lane));
-            entry.session.welcome();
+        let Some(Applicant { hello, .. }) = &entry.pending else { return };
+        let known = self.by_node.get(&hello.node).and_then(|peer| self.peers.get(peer));
+        match known.and_then(|known| conflict(known, hello)) {
+            Some((reason, retry)) => {
+                self.link_counters.refused += 1;
+                entry.session.refuse(reason, retry);
+            }
+            None => {
+                if let Some(applicant) = &mut entry.pending {
+                    applicant.lane = lane;
+                }
+                entry.session.welcome();
+            }
         }
         self.pump_link(link, now);
         self.pump();
@@ -310,6 +403,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     /// The node that said hello on this connection may not serve.
     pub fn refuse(&mut self, link: LinkId, reason: impl Into<String>, retry: bool, now: Now) {
         if let Some(entry) = self.links.get_mut(&link) {
+            self.link_counters.refused += 1;
             entry.session.refuse(reason, retry);
         }
         self.pump_link(link, now);
@@ -318,6 +412,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// A node below said something.
     pub fn handle_message(&mut self, link: LinkId, message: Message, now: Now) {
+        self.dispatcher.advance(now);
         if let Some(entry) = self.links.get_mut(&link) {
             entry.session.handle_message(message, now);
         }
@@ -327,6 +422,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// The connection from a node below is gone.
     pub fn handle_closed(&mut self, link: LinkId, now: Now) {
+        self.dispatcher.advance(now);
         self.detach(link, now);
         self.pump();
     }
@@ -341,12 +437,17 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// A local executor said something.
     pub fn handle_executor(&mut self, peer: PeerId, event: ExecutorEvent, now: Now) {
+        self.dispatcher.advance(now);
         match event {
             ExecutorEvent::Started(started) => {
-                let events = started
-                    .into_iter()
-                    .map(|(id, at)| StartedEvent { attempt: id.into(), at: at.as_nanos() });
-                self.started(peer, events.collect());
+                let events = started.into_iter().map(|(attempt, at)| TaskEvent {
+                    attempt,
+                    at,
+                    kind: TaskEventKind::Started,
+                    actor: String::new(),
+                    detail: String::new(),
+                });
+                self.events(peer, events.collect());
             }
             ExecutorEvent::GaveBack(attempts) => self.dispatcher.handle_given_back(peer, &attempts, now),
             ExecutorEvent::Outcomes(outcomes) => self.outcomes(peer, outcomes, None, now),
@@ -371,6 +472,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// The node above said something.
     pub fn handle_message_above(&mut self, message: Message, now: Now) {
+        self.dispatcher.advance(now);
         let Some(uplink) = &mut self.uplink else { return };
         uplink.handle_message(message, now);
         self.pump_uplink(now);
@@ -413,6 +515,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             uplink.handle_timeout(now);
             self.pump_uplink(now);
         }
+        self.dispatcher.handle_timeout(now);
         self.pump();
     }
 
@@ -421,7 +524,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
         let own = self.timers.first().map(|(deadline, timer)| {
             (*deadline, if matches!(timer, Timer::Link(_)) { "downlink" } else { "lease grace" })
         });
-        own.into_iter().chain(self.uplink.as_ref().and_then(Uplink::poll_timeout)).min()
+        let task = self.dispatcher.poll_timeout().map(|due| (due, "time to live or deadline of a task"));
+        own.into_iter().chain(task).chain(self.uplink.as_ref().and_then(Uplink::poll_timeout)).min()
     }
 
     /// What to do next; `None` when there is nothing until the next input.
@@ -456,4 +560,22 @@ impl<P: PlacementPolicy + Default> Node<P> {
     pub fn check(&self) -> Result<(), Violation> {
         self.dispatcher.check()
     }
+}
+
+/// Why a node that says hello cannot take the place of the one that is known, and whether that may pass.
+fn conflict(known: &Peer, hello: &Hello) -> Option<(String, bool)> {
+    let Peer::Remote { info, session, link, .. } = known else { return None };
+    if session.process == hello.process {
+        return None;
+    }
+    if session.epoch == hello.epoch && hello.life <= session.life {
+        let reason = format!(
+            "`{}` ({}) comes with life {} of a session that is in its life {}: its journal was copied, or restored from \
+             a backup; delete the copy of the journal to start a new session",
+            info.name, info.node, hello.life, session.life
+        );
+        return Some((reason, false));
+    }
+    // One identity, one process: another one is turned away while the first is there.
+    link.map(|_| (format!("another process already serves as `{}` ({})", info.name, info.node), true))
 }

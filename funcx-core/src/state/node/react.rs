@@ -1,9 +1,11 @@
 //! What a node does about what it is told: by links, by executors, by the node above.
 
-use super::{End, Node, NodeOutput, Peer, PeerInfo, Timer};
+use super::{Applicant, End, Node, NodeOutput, Peer, PeerInfo, Session, Timer};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
-use crate::message::{Report, StartedEvent};
-use crate::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Timestamp, limit};
+use crate::message::Report;
+use crate::model::{
+    AttemptId, Failure, Now, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, limit,
+};
 use crate::state::downlink::DownlinkEvent;
 use crate::state::uplink::{Uplink, UplinkEvent};
 use crate::state::{LaneId, LinkId};
@@ -14,7 +16,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
             match event {
                 DownlinkEvent::Hello(hello) => {
                     if let Some(entry) = self.links.get_mut(&link) {
-                        entry.pending = Some((hello.clone(), LaneId(0)));
+                        let ends_at = hello.ends_in.map_or(Tick::NEVER, |left| now.tick + left);
+                        entry.pending = Some(Applicant { hello: hello.clone(), lane: LaneId(0), ends_at });
                     }
                     self.outputs.push_back(NodeOutput::Authorize(link, hello));
                 }
@@ -26,9 +29,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
                         self.outcomes(peer, batch.into_outcomes(), Some(sequence), now);
                     }
                 }
-                DownlinkEvent::Started(events) => {
+                DownlinkEvent::Events(events) => {
                     if let Some(peer) = self.peer_of(link) {
-                        self.started(peer, events);
+                        self.events(peer, events);
                     }
                 }
                 DownlinkEvent::GaveBack(attempts) => {
@@ -62,16 +65,21 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// A node below has completed its handshake.
     pub(super) fn attach(&mut self, link: LinkId, held: &[AttemptId], capacity: Capacity, now: Now) {
-        let Some((hello, lane)) = self.links.get_mut(&link).and_then(|entry| entry.pending.take()) else {
+        let Some(Applicant { hello, lane, ends_at }) =
+            self.links.get_mut(&link).and_then(|entry| entry.pending.take())
+        else {
             return;
         };
         let known = self.by_node.get(&hello.node).copied();
         let same = known.filter(
-            |peer| matches!(self.peers.get(peer), Some(Peer::Remote { epoch, .. }) if *epoch == hello.epoch),
+            |peer| matches!(self.peers.get(peer), Some(Peer::Remote { session, .. }) if session.epoch == hello.epoch),
         );
         if let (Some(old), None) = (known, same) {
             self.lose(old, End::Dead, "it started anew", now);
         }
+        self.link_counters.opened += 1;
+        self.link_counters.resumed += u64::from(same.is_some());
+        let session = Session::from(&hello);
         let peer = same.unwrap_or_else(|| self.dispatcher.add_peer(lane, Capacity::default()));
         if let Some(Peer::Remote { info, link: Some(old), .. }) = self.peers.get(&peer) {
             // The same process on a new connection: the old one is dead, only we did not notice yet.
@@ -91,16 +99,17 @@ impl<P: PlacementPolicy + Default> Node<P> {
             report: Report::default(),
         };
         self.by_node.insert(hello.node, peer);
-        self.peers.insert(
-            peer,
-            Peer::Remote { info: info.clone(), epoch: hello.epoch, link: Some(link), given_up_at: None },
-        );
+        self.peers
+            .insert(peer, Peer::Remote { info: info.clone(), session, link: Some(link), given_up_at: None });
         if let Some(entry) = self.links.get_mut(&link) {
             entry.peer = Some(peer);
         }
+        self.dispatcher.set_present(peer, true);
+        self.dispatcher.set_ends_at(peer, ends_at);
+        self.withdraw(peer);
         let stale = self.dispatcher.reconcile(peer, held, now);
         if let Some(entry) = self.links.get_mut(&link) {
-            entry.session.send_cancel(&stale);
+            entry.session.send_abandon(&stale);
             if self.draining {
                 entry.session.drain();
             }
@@ -128,6 +137,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             info.connected = false;
             let old = std::mem::take(&mut info.capacity);
             self.outputs.push_back(NodeOutput::PeerDown(info.clone()));
+            self.dispatcher.set_present(peer, false);
             self.dispatcher.set_capacity(peer, Capacity::default());
             self.capacity_changed(old, Capacity::default());
         }
@@ -137,6 +147,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
     pub(super) fn lose(&mut self, peer: PeerId, end: End, reason: &str, now: Now) {
         let Some(Peer::Remote { mut info, link, .. }) = self.peers.remove(&peer) else { return };
         self.by_node.remove(&info.node);
+        self.withdraw(peer);
+        self.link_counters.lost += 1;
+        let reason = &format!("{}: {reason}", info.name);
         // Its place may be taken by another process, to which acknowledgements for this one mean nothing.
         for (_, source) in &mut self.uncommitted {
             source.take_if(|(sender, _)| *sender == peer);
@@ -185,24 +198,57 @@ impl<P: PlacementPolicy + Default> Node<P> {
         }
     }
 
-    pub(super) fn started(&mut self, peer: PeerId, events: Vec<StartedEvent>) {
-        for event in &events {
-            self.dispatcher.handle_started(peer, event.attempt.into(), Timestamp::from_nanos(event.at));
+    /// What happened to attempts at a peer.
+    pub(super) fn events(&mut self, peer: PeerId, mut events: Vec<TaskEvent>) {
+        let name = match self.peers.get(&peer) {
+            Some(Peer::Remote { info, .. }) => info.name.as_str(),
+            Some(Peer::Executor { .. }) | None => "",
+        };
+        for event in &mut events {
+            match event.kind {
+                TaskEventKind::Started => self.dispatcher.handle_started(peer, event.attempt, event.at),
+                kind @ (TaskEventKind::Lost | TaskEventKind::LeaseLost) => {
+                    let counted = kind == TaskEventKind::Lost;
+                    self.dispatcher.handle_lost(peer, event.attempt, counted);
+                }
+                TaskEventKind::CancelRequested => {}
+            }
+            if event.kind != TaskEventKind::Started && event.actor.is_empty() {
+                // Who noticed it first is told; what everybody above passes on is not.
+                event.actor.push_str(name);
+            }
         }
+        self.record_events(&events);
+        self.tell(events);
+    }
+
+    /// Passes on what happened to attempts.
+    pub(super) fn tell(&mut self, mut events: Vec<TaskEvent>) {
         if let Some(uplink) = &mut self.uplink {
-            uplink.started(events);
+            let rare = events.iter().filter(|event| event.kind != TaskEventKind::Started).cloned().collect();
+            uplink.tell(std::mem::replace(&mut events, rare));
+        }
+        if !events.is_empty() {
+            self.outputs.push_back(NodeOutput::Events(events));
         }
     }
 
     pub(super) fn pump_uplink(&mut self, now: Now) {
         while let Some(event) = self.uplink.as_mut().and_then(Uplink::poll_event) {
             match event {
-                UplinkEvent::Opened => self.outputs.push_back(NodeOutput::OpenedAbove),
+                UplinkEvent::Opened => {
+                    self.link_counters.opened_above += 1;
+                    self.outputs.push_back(NodeOutput::OpenedAbove);
+                }
+                UplinkEvent::Acknowledged(through) => self.record_acknowledged(through),
                 UplinkEvent::Tasks(tasks) => self.take(tasks, now),
                 UplinkEvent::Cancel(attempts) => {
                     self.dispatcher.cancel(attempts.into_iter().map(|attempt| attempt.task), now);
                 }
-                UplinkEvent::Drain => self.drain(),
+                UplinkEvent::Abandon(attempts) => {
+                    self.dispatcher.abandon(attempts.into_iter().map(|attempt| attempt.task), now);
+                }
+                UplinkEvent::Drain => self.drain(now),
                 UplinkEvent::Refused(refused) => self.outputs.push_back(NodeOutput::RefusedAbove(refused)),
                 UplinkEvent::Failed(reason) => self.outputs.push_back(NodeOutput::CloseUp(reason)),
             }
@@ -235,11 +281,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
             self.full = true;
             self.advertise();
         }
-        if let Some(uplink) = &mut self.uplink {
-            uplink.give_back(&refused.iter().map(Task::attempt_id).collect::<Vec<_>>());
-            if !rejected.is_empty() {
-                uplink.finish(rejected);
-            }
+        self.give_back(&refused.iter().map(Task::attempt_id).collect::<Vec<_>>());
+        if !rejected.is_empty() {
+            self.deliver(rejected);
         }
     }
 }

@@ -1,14 +1,18 @@
 //! What a node says: moves what its dispatcher and its sessions have to say to its outputs.
 
+use super::record::{Halt, Withheld};
 use super::{DeliveryId, Node, NodeOutput, Peer, Timer};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
-use crate::model::{Outcome, limit};
+use crate::model::{AttemptId, Outcome, Task, limit};
 use crate::state::dispatcher::DispatcherOutput;
 use crate::state::{LaneId, LinkId};
 
 impl<P: PlacementPolicy + Default> Node<P> {
     /// Moves what the dispatcher and the sessions have to say to the outputs.
     pub(super) fn pump(&mut self) {
+        if self.draining {
+            self.hand_back();
+        }
         self.pump_dispatcher();
         self.advertise();
         if let Some(uplink) = &mut self.uplink {
@@ -30,31 +34,59 @@ impl<P: PlacementPolicy + Default> Node<P> {
         while let Some(output) = self.dispatcher.poll_output() {
             match output {
                 DispatcherOutput::Deliver(outcomes) => self.deliver(outcomes),
-                DispatcherOutput::Dispatch { peer, tasks } => match self.peers.get(&peer) {
-                    Some(Peer::Remote { link: Some(link), .. }) => {
-                        let link = *link;
-                        if let Some(entry) = self.links.get_mut(&link) {
-                            entry.session.send_tasks(tasks);
-                        }
-                        self.flush(link);
-                    }
-                    // Without a connection a peer has no capacity, so nothing is dispatched to it.
-                    Some(Peer::Remote { link: None, .. }) | None => {}
-                    Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Run(peer, tasks)),
+                DispatcherOutput::Lost(events) => self.tell(events),
+                DispatcherOutput::Dispatch { peer, tasks } => match self.recorder {
+                    Some(_) => self.record_leases(peer, tasks),
+                    None => self.give(peer, tasks),
                 },
-                DispatcherOutput::Cancel { peer, attempts } => match self.peers.get(&peer) {
-                    Some(Peer::Remote { link: Some(link), .. }) => {
-                        let link = *link;
-                        if let Some(entry) = self.links.get_mut(&link) {
-                            entry.session.send_cancel(&attempts);
-                        }
-                        self.flush(link);
+                DispatcherOutput::Cancel { peer, attempts } => match &mut self.recorder {
+                    // A request to stop must not overtake the attempts that it means.
+                    Some(recorder) if recorder.withholds_tasks() => {
+                        recorder.withhold(Withheld::Stop(peer, attempts, Halt::Cancel));
                     }
-                    // It is asked when it comes back: the dispatcher remembers.
-                    Some(Peer::Remote { link: None, .. }) | None => {}
-                    Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Stop(peer, attempts)),
+                    _ => self.ask_to_stop(peer, &attempts, Halt::Cancel),
+                },
+                DispatcherOutput::Abandon { peer, attempts } => match &mut self.recorder {
+                    Some(recorder) if recorder.withholds_tasks() => {
+                        recorder.withhold(Withheld::Stop(peer, attempts, Halt::Abandon));
+                    }
+                    _ => self.ask_to_stop(peer, &attempts, Halt::Abandon),
                 },
             }
+        }
+    }
+
+    pub(super) fn give(&mut self, peer: PeerId, tasks: Vec<Task>) {
+        match self.peers.get(&peer) {
+            Some(Peer::Remote { link: Some(link), .. }) => {
+                let link = *link;
+                let now = self.dispatcher.now().tick;
+                if let Some(entry) = self.links.get_mut(&link) {
+                    entry.session.send_tasks(tasks, now);
+                }
+                self.flush(link);
+            }
+            // Without a connection a peer has no capacity, so nothing is dispatched to it.
+            Some(Peer::Remote { link: None, .. }) | None => {}
+            Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Run(peer, tasks)),
+        }
+    }
+
+    pub(super) fn ask_to_stop(&mut self, peer: PeerId, attempts: &[AttemptId], how: Halt) {
+        match self.peers.get(&peer) {
+            Some(Peer::Remote { link: Some(link), .. }) => {
+                let link = *link;
+                if let Some(entry) = self.links.get_mut(&link) {
+                    match how {
+                        Halt::Cancel => entry.session.send_cancel(attempts),
+                        Halt::Abandon => entry.session.send_abandon(attempts),
+                    }
+                }
+                self.flush(link);
+            }
+            // It is asked when it comes back: the dispatcher remembers.
+            Some(Peer::Remote { link: None, .. }) | None => {}
+            Some(Peer::Executor { .. }) => self.outputs.push_back(NodeOutput::Stop(peer, attempts.to_vec())),
         }
     }
 
@@ -62,11 +94,14 @@ impl<P: PlacementPolicy + Default> Node<P> {
         let source = self.arrived.take();
         match &mut self.uplink {
             Some(uplink) => {
-                if !outcomes.is_empty() {
-                    uplink.finish(outcomes);
-                }
-                if let Some((peer, sequence)) = source {
-                    self.acknowledge(peer, sequence);
+                let first = (!outcomes.is_empty()).then(|| uplink.finish(outcomes));
+                match self.recorder {
+                    Some(_) => self.record_outcomes(first, source),
+                    None => {
+                        if let Some((peer, sequence)) = source {
+                            self.acknowledge(peer, sequence);
+                        }
+                    }
                 }
             }
             None => {
@@ -75,6 +110,25 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 self.uncommitted.push_back((delivery, source));
                 self.outputs.push_back(NodeOutput::Deliver(delivery, outcomes));
             }
+        }
+    }
+
+    /// Everything that waits here goes back to the node above.
+    pub(super) fn hand_back(&mut self) {
+        if self.uplink.is_some() {
+            let waiting = self.dispatcher.hand_back();
+            self.give_back(&waiting);
+        }
+    }
+
+    /// Attempts go back to the node above as they were.
+    pub(super) fn give_back(&mut self, attempts: &[AttemptId]) {
+        if attempts.is_empty() {
+            return;
+        }
+        self.record_returned(attempts);
+        if let Some(uplink) = &mut self.uplink {
+            uplink.give_back(attempts);
         }
     }
 

@@ -55,7 +55,8 @@ impl PoolState {
             place.pipeline.pop_front();
             place.cost -= entry.cost;
             place.bytes -= entry.bytes();
-            (place.started, place.reported, place.head_since) = (None, false, self.now);
+            (place.started, place.reported, place.is_stuck) = (None, false, false);
+            place.head_since = self.now;
             let worker = place.details.clone();
             let nanos = end.ended.as_nanos().saturating_sub(end.started.as_nanos());
             self.functions.mean_mut(entry.function).record(nanos);

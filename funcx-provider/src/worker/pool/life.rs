@@ -6,7 +6,7 @@ use bytes::Bytes;
 use funcx_core::model::{Now, Tick};
 
 use super::super::protocol::FrameWriter;
-use super::super::slot::{Cause, Ending, Exit, Slot, Stage};
+use super::super::slot::{Cause, Ending, Exit, Stage};
 use super::{PoolOutput, PoolState, Signal, Step, Zygote, pause};
 
 /// A cancelled task that comes to its turn in a pipeline was expected to end in less than this; a worker is not killed
@@ -14,6 +14,8 @@ use super::{PoolOutput, PoolState, Signal, Step, Zygote, pause};
 pub(super) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
 /// A head without news for so long is reported as started, for the eyes of people.
 const REPORT_AFTER: Duration = Duration::from_millis(200);
+/// Processes that are asked for at a time. Forking takes a millisecond or two, and the hello follows at once.
+pub(super) const MAX_BOOTING: usize = 64;
 /// From the request for a process to its hello. Importing packages from a busy file system can take long.
 pub(super) const BOOT_TIME: Duration = Duration::from_secs(60);
 /// From the end of a connection to SIGKILL: the process is expected to end by itself.
@@ -131,9 +133,7 @@ impl PoolState {
     pub(super) fn plan(&self, slot: usize) -> Option<(Tick, Step)> {
         let place = &self.slots[slot];
         match &place.stage {
-            Stage::Vacant { due } => {
-                (self.zygote == Zygote::Ready && self.needs_workers()).then_some((*due, Step::Fork))
-            }
+            Stage::Vacant { .. } => None,
             Stage::Booting { deadline } => Some((*deadline, Step::GiveUpBooting)),
             Stage::Ready => {
                 let entry = &self.entries[*place.pipeline.front()? as usize];
@@ -141,8 +141,10 @@ impl PoolState {
                 let stop = entry.cancelled.then_some((since + CANCEL_PATIENCE, Step::StopCancelled));
                 let walltime = place.started.zip(entry.task.walltime());
                 let expiry = walltime.map(|(started, walltime)| (started + walltime, Step::StopTimedOut));
+                let deadline = entry.task.end_by;
+                let deadline = (deadline != Tick::NEVER).then_some((deadline, Step::StopAtDeadline));
                 let report = (!place.reported).then_some((since + REPORT_AFTER, Step::ReportStart));
-                [stop, expiry, report].into_iter().flatten().min_by_key(|(due, _)| *due)
+                [stop, expiry, deadline, report].into_iter().flatten().min_by_key(|(due, _)| *due)
             }
             Stage::Ending(ending) => {
                 let kill = ending.kill_at.map(|due| (due, Step::Kill));
@@ -154,22 +156,13 @@ impl PoolState {
 
     pub(super) fn take_step(&mut self, slot: usize, step: Step) {
         match step {
-            Step::Fork => {
-                let place = &mut self.slots[slot];
-                place.stage = Stage::Booting { deadline: self.now.tick + BOOT_TIME };
-                self.outputs.push_back(PoolOutput::Fork(place.worker));
-            }
             Step::GiveUpBooting => {
                 self.end(slot, Cause::Unborn(format!("a worker process said nothing for {BOOT_TIME:?}")));
             }
             Step::ReportStart => self.report_start(slot),
-            Step::StopCancelled | Step::StopTimedOut => {
-                if let Some(key) = self.slots[slot].pipeline.front() {
-                    let tag = self.entries[*key as usize].tag;
-                    let is_cancel = step == Step::StopCancelled;
-                    self.end(slot, if is_cancel { Cause::Cancelled(tag) } else { Cause::TimedOut(tag) });
-                }
-            }
+            Step::StopCancelled => self.stop_head(slot, Cause::Cancelled),
+            Step::StopTimedOut => self.stop_head(slot, Cause::TimedOut),
+            Step::StopAtDeadline => self.stop_head(slot, Cause::DeadlinePassed),
             Step::Kill => {
                 let pid = self.slots[slot].pid;
                 self.outputs.extend(pid.map(|pid| PoolOutput::Signal { pid, signal: Signal::Kill }));
@@ -185,11 +178,41 @@ impl PoolState {
         }
     }
 
-    /// Ends the process of a slot: gently if its task was cancelled, else at once.
+    fn stop_head(&mut self, slot: usize, cause: fn(u64) -> Cause) {
+        if let Some(key) = self.slots[slot].pipeline.front() {
+            let tag = self.entries[*key as usize].tag;
+            self.end(slot, cause(tag));
+        }
+    }
+
+    /// The slot that gets a process next, if it may. Few are asked for at a time, so that a zygote with a thousand requests
+    /// still hears of those that end; and none before those that are ending have gone, unless tasks wait for them.
+    pub(super) fn next_fork(&self) -> Option<(Tick, usize)> {
+        let may_fork = self.zygote == Zygote::Ready
+            && self.needs_workers()
+            && self.slots.booting() < MAX_BOOTING
+            && (self.waiting > 0 || self.slots.ending() == 0);
+        if may_fork { self.slots.next_vacant() } else { None }
+    }
+
+    pub(super) fn fork_workers(&mut self) {
+        while let Some((due, slot)) = self.next_fork()
+            && due <= self.now.tick
+        {
+            let place = &mut self.slots[slot];
+            place.stage = Stage::Booting { deadline: self.now.tick + BOOT_TIME };
+            self.outputs.push_back(PoolOutput::Fork(place.worker));
+            self.file_slots();
+        }
+    }
+
+    /// Ends the process of a slot: gently if its task was cancelled or the pool is stopped, else at once.
     pub(super) fn end(&mut self, slot: usize, cause: Cause) {
         let place = &mut self.slots[slot];
         let (signal, kill_at, settle_at) = match cause {
-            Cause::Cancelled(_) => (Signal::Terminate, Some(self.now.tick + self.settings.kill_grace), None),
+            Cause::Cancelled(_) | Cause::Stopped => {
+                (Signal::Terminate, Some(self.now.tick + self.settings.kill_grace), None)
+            }
             _ => (Signal::Kill, None, Some(self.now.tick + REAP_TIME)),
         };
         tracing::debug!(worker = place.worker, pid = place.pid, ?cause, "ending a worker");
@@ -206,36 +229,6 @@ impl PoolState {
         }
         if let Stage::Ending(ending) = &mut place.stage {
             (ending.kill_at, ending.settle_at) = (None, Some(self.now.tick + READ_TIME));
-        }
-    }
-
-    /// Ends workers and zygote once a draining pool has no tasks left.
-    pub(super) fn advance_drain(&mut self) {
-        if self.needs_workers() || self.drained {
-            return;
-        }
-        for slot in 0..self.slots.len() {
-            let place = &mut self.slots[slot];
-            if place.is_ready() {
-                let mut writer = FrameWriter::default();
-                writer.exit();
-                self.outputs.push_back(PoolOutput::Send { worker: place.worker, pieces: writer.finish() });
-                let kill_at = Some(self.now.tick + self.settings.kill_grace);
-                place.stage = Stage::Ending(Ending { cause: Cause::Drained, kill_at, settle_at: None });
-            } else if matches!(place.stage, Stage::Booting { .. }) {
-                self.end(slot, Cause::Drained);
-            }
-        }
-        if self.slots.iter().any(Slot::is_taken) {
-            return;
-        }
-        match self.zygote {
-            Zygote::Ready => {
-                self.zygote = Zygote::Stopping;
-                self.outputs.push_back(PoolOutput::StopZygote);
-            }
-            Zygote::Waiting { .. } | Zygote::Gone => self.drained = true,
-            Zygote::Starting | Zygote::Stopping => {}
         }
     }
 }

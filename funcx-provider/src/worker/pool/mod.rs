@@ -15,14 +15,20 @@
 //! it, its outcome is `Cancelled`; once it has been the head of its pipeline for [`CANCEL_PATIENCE`](life::CANCEL_PATIENCE), its worker is
 //! stopped. Its neighbours in the pipeline go back to the queue.
 
+mod drain;
 mod frames;
 mod life;
 mod schedule;
 mod settle;
+mod slots;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use funcx_core::contract::{Capacity, ExecutorEvent};
@@ -31,7 +37,8 @@ use slab::Slab;
 
 use super::functions::{FunctionTable, MeanTime};
 use super::protocol::{FrameWriter, Welcome, kind_code, unsendable};
-use super::slot::Slot;
+
+use self::slots::Slots;
 
 /// What the driver should do next.
 #[derive(Debug)]
@@ -80,7 +87,9 @@ pub(super) struct PoolState {
     /// Tags of waiting tasks, and of some that were cancelled meanwhile.
     queue: VecDeque<u64>,
     waiting: usize,
-    slots: Vec<Slot>,
+    /// Waiting tasks that must begin or end by some time, and that time.
+    expiries: BTreeSet<(Tick, u32)>,
+    slots: Slots,
     /// Tasks of all functions.
     mean: MeanTime,
     serial: u32,
@@ -97,11 +106,14 @@ pub(super) struct PoolState {
     deaths: u32,
     /// Why no task can run, once that has been found out.
     broken: Option<String>,
+    /// What to say about tasks that are stopped because the pool is.
+    stopped: Option<Failure>,
     draining: bool,
     drained: bool,
     outputs: VecDeque<PoolOutput>,
     started: Vec<(AttemptId, Timestamp)>,
     finished: Vec<Outcome>,
+    given_back: Vec<AttemptId>,
     now: Now,
     dirty: bool,
 }
@@ -135,6 +147,11 @@ impl Entry {
         self.task.spec.limits.max_attempts <= 1
     }
 
+    /// Whether it must begin or end by some time. Then it is put behind no other task: nobody could take it back.
+    fn is_urgent(&self) -> bool {
+        self.task.start_by.min(self.task.end_by) != Tick::NEVER
+    }
+
     fn bytes(&self) -> usize {
         self.task.payload.len() + self.task.spec.options.len()
     }
@@ -143,11 +160,11 @@ impl Entry {
 /// What a slot does next if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Fork,
     GiveUpBooting,
     ReportStart,
     StopCancelled,
     StopTimedOut,
+    StopAtDeadline,
     Kill,
     Settle,
 }
@@ -155,7 +172,7 @@ enum Step {
 impl PoolState {
     /// A pool whose zygote is being started.
     pub(super) fn new(settings: PoolSettings, now: Now) -> Self {
-        let slots = (0..settings.workers).map(|slot| Slot::vacant(u64::from(slot), now.tick)).collect();
+        let slots = Slots::new(settings.workers, now.tick);
         let mut state = Self {
             settings,
             functions: FunctionTable::new(limit::MAX_WORKER_FUNCTIONS),
@@ -163,6 +180,7 @@ impl PoolState {
             index: IdMap::default(),
             queue: VecDeque::new(),
             waiting: 0,
+            expiries: BTreeSet::new(),
             slots,
             mean: MeanTime::default(),
             serial: 0,
@@ -174,11 +192,13 @@ impl PoolState {
             last_unborn: String::new(),
             deaths: 0,
             broken: None,
+            stopped: None,
             draining: false,
             drained: false,
             outputs: VecDeque::new(),
             started: Vec::new(),
             finished: Vec::new(),
+            given_back: Vec::new(),
             now,
             dirty: false,
         };
@@ -188,7 +208,7 @@ impl PoolState {
 
     /// How much it takes. Twice what fills the pipelines, so that the next tasks are here when there is room.
     pub(super) fn capacity(&self) -> Capacity {
-        if self.broken.is_some() {
+        if self.draining || self.broken.is_some() {
             return Capacity::default();
         }
         let slots = self.settings.workers;
@@ -203,11 +223,15 @@ impl PoolState {
     pub(super) fn start(&mut self, tasks: Vec<Task>, now: Now) {
         self.touch(now);
         for task in tasks {
+            let attempt = task.attempt_id();
+            if self.draining {
+                self.given_back.push(attempt);
+                continue;
+            }
             if let Some((kind, failure)) = self.refusal(&task) {
                 self.finished.push(Outcome::failed(&task, kind, &failure));
                 continue;
             }
-            let attempt = task.attempt_id();
             if self.index.contains_key(&attempt) {
                 continue;
             }
@@ -227,9 +251,8 @@ impl PoolState {
                 restarts: 0,
             }) as u32;
             self.index.insert(attempt, key);
-            let tag = self.renew_tag(key);
+            let tag = self.enqueue(key);
             self.queue.push_back(tag);
-            self.waiting += 1;
         }
     }
 
@@ -241,9 +264,6 @@ impl PoolState {
         }
         if let Some(message) = unsendable(task) {
             return Some((OutcomeKind::Raised, Failure::new("TaskTooLarge", message)));
-        }
-        if self.draining {
-            return lost("ExecutorDrained", "the executor takes no more tasks".to_owned());
         }
         if let Some(reason) = &self.broken {
             return lost("NoWorker", format!("no worker process can be started: {reason}"));
@@ -260,35 +280,15 @@ impl PoolState {
         for attempt in attempts {
             let Some(&key) = self.index.get(attempt) else { continue };
             let entry = &mut self.entries[key as usize];
-            if entry.slot.is_some() {
+            if let Some(slot) = entry.slot {
                 entry.cancelled = true;
+                self.slots.touch(slot as usize);
             } else {
-                self.waiting -= 1;
+                self.dequeue(key);
                 self.fail(key, OutcomeKind::Cancelled, &cancelled());
             }
         }
-        // Tags of cancelled tasks are skipped when their turn comes; they must not pile up before that.
-        if self.queue.len() > 2 * self.waiting + 64 {
-            let entries = &self.entries;
-            self.queue.retain(|tag| entries.get(key_of(*tag)).is_some_and(|entry| entry.tag == *tag));
-        }
-    }
-
-    /// Takes no more tasks; ends the workers when the last one is done.
-    pub(super) fn drain(&mut self, now: Now) {
-        self.touch(now);
-        self.draining = true;
-    }
-
-    /// Ends everything with an outcome because the pool goes away.
-    pub(super) fn abandon(&mut self, now: Now) {
-        self.touch(now);
-        self.draining = true;
-        let failure = Failure::new("ExecutorDropped", "the executor was dropped before the task ended");
-        let keys: Vec<_> = self.entries.iter().map(|(key, _)| key as u32).collect();
-        keys.into_iter().for_each(|key| self.fail(key, OutcomeKind::Lost, &failure));
-        self.slots.iter_mut().for_each(|slot| slot.pipeline.clear());
-        (self.waiting, self.broken) = (0, Some(failure.message));
+        self.tidy_queue();
     }
 
     /// The time is later.
@@ -301,13 +301,33 @@ impl PoolState {
             self.zygote = Zygote::Starting;
             self.outputs.push_back(PoolOutput::StartZygote);
         }
-        for slot in 0..self.slots.len() {
+        self.file_slots();
+        while let Some(slot) = self.slots.due(now.tick) {
             while let Some((due, step)) = self.plan(slot)
                 && due <= now.tick
             {
                 self.take_step(slot, step);
             }
+            self.file(slot);
         }
+        while let Some(&(due, key)) = self.expiries.first()
+            && due <= now.tick
+        {
+            self.expire(key);
+        }
+        self.tidy_queue();
+    }
+
+    /// Files the slots that have changed where they belong now.
+    fn file_slots(&mut self) {
+        while let Some(slot) = self.slots.take_touched() {
+            self.file(slot);
+        }
+    }
+
+    fn file(&mut self, slot: usize) {
+        let timer = self.plan(slot).map(|(due, _)| due);
+        self.slots.file(slot, timer);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -316,18 +336,25 @@ impl PoolState {
             Zygote::Waiting { until } if self.needs_workers() => Some(until),
             _ => None,
         };
-        let slots = (0..self.slots.len()).filter_map(|slot| self.plan(slot)).map(|(due, _)| due);
-        slots.chain(zygote).min()
+        let fork = self.next_fork().map(|(due, _)| due);
+        let expiry = self.expiries.first().map(|(due, _)| *due);
+        [zygote, fork, expiry, self.slots.next_timer()].into_iter().flatten().min()
     }
 
     pub(super) fn poll_output(&mut self) -> Option<PoolOutput> {
         if std::mem::take(&mut self.dirty) {
             self.schedule();
             self.advance_drain();
+            self.file_slots();
+            self.fork_workers();
             self.advertise();
             if !self.started.is_empty() {
                 let started = std::mem::take(&mut self.started);
                 self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Started(started)));
+            }
+            if !self.given_back.is_empty() {
+                let given_back = std::mem::take(&mut self.given_back);
+                self.outputs.push_back(PoolOutput::Event(ExecutorEvent::GaveBack(given_back)));
             }
             if !self.finished.is_empty() {
                 let finished = std::mem::take(&mut self.finished);
@@ -362,10 +389,22 @@ impl PoolState {
 
     /// The one place where a task gets its outcome.
     fn finish(&mut self, key: u32, outcome: Outcome) {
-        let entry = self.entries.remove(key as usize);
-        self.index.remove(&entry.task.attempt_id());
-        self.functions.end_task(entry.function);
+        self.forget(key);
         self.finished.push(outcome);
+    }
+
+    /// The one place where a task leaves without an outcome.
+    fn give_back(&mut self, key: u32) {
+        let attempt = self.forget(key);
+        self.given_back.push(attempt);
+    }
+
+    fn forget(&mut self, key: u32) -> AttemptId {
+        let entry = self.entries.remove(key as usize);
+        self.functions.end_task(entry.function);
+        let attempt = entry.task.attempt_id();
+        self.index.remove(&attempt);
+        attempt
     }
 
     fn renew_tag(&mut self, key: u32) -> u64 {
@@ -376,11 +415,12 @@ impl PoolState {
     }
 
     fn drop_function(&mut self, function: u32) {
-        for slot in &mut self.slots {
-            if slot.unlearn(function) {
+        for slot in 0..self.slots.len() {
+            let place = &mut self.slots[slot];
+            if place.unlearn(function) {
                 let mut writer = FrameWriter::default();
                 writer.drop_function(function);
-                self.outputs.push_back(PoolOutput::Send { worker: slot.worker, pieces: writer.finish() });
+                self.outputs.push_back(PoolOutput::Send { worker: place.worker, pieces: writer.finish() });
             }
         }
     }

@@ -4,7 +4,7 @@ use funcx_core::model::{Failure, OutcomeKind, limit};
 
 use super::super::functions::PIPELINE_NANOS;
 use super::super::protocol::{FrameWriter, TaskItem};
-use super::{PoolOutput, PoolState, key_of};
+use super::{PoolOutput, PoolState};
 
 impl PoolState {
     /// Gives waiting tasks to workers as far as they have room, in order of arrival.
@@ -18,81 +18,81 @@ impl PoolState {
         if self.waiting == 0 {
             return;
         }
-        let slots = self.slots.len();
-        let order = (self.turn..slots).chain(0..self.turn);
-        for slot in order.clone() {
-            if self.slots[slot].is_ready() && self.slots[slot].pipeline.is_empty() {
-                self.give(slot, 1);
-            }
+        self.file_slots();
+        let mut given = Vec::new();
+        while let Some(slot) = self.slots.next_idle(self.turn)
+            && self.give(slot, 1) > 0
+        {
+            given.push(slot);
         }
         // What is left is spread evenly. A worker that is full leaves its share to the others, in another round.
-        loop {
-            let before = self.waiting;
-            let ready = self.slots.iter().filter(|slot| slot.is_ready()).count();
-            if before == 0 || ready == 0 {
-                break;
+        while self.waiting > 0 && self.slots.roomy().len() > 0 {
+            let share = self.waiting.div_ceil(self.slots.roomy().len());
+            let round: Vec<_> = self.slots.roomy().take(self.waiting).collect();
+            let mut is_full = false;
+            for slot in round {
+                if self.is_stuck(slot) {
+                    // It is not looked at again before its head has ended.
+                    self.slots[slot].is_stuck = true;
+                    self.file(slot);
+                } else if self.give(slot, share) > 0 {
+                    given.push(slot);
+                } else {
+                    // Those that follow have no shorter pipelines.
+                    is_full = true;
+                    break;
+                }
             }
-            let share = before.div_ceil(ready);
-            order.clone().for_each(|slot| self.give(slot, share));
-            if self.waiting == before {
+            if is_full {
                 break;
             }
         }
-        self.turn = (self.turn + 1) % slots;
-        (0..slots).for_each(|slot| self.send_tasks(slot));
+        self.turn = (self.turn + 1) % self.slots.len();
+        given.into_iter().for_each(|slot| self.send_tasks(slot));
     }
 
-    /// Puts up to `share` waiting tasks into the pipeline of a slot.
-    fn give(&mut self, slot: usize, share: usize) {
-        if !self.slots[slot].is_ready() {
-            return;
-        }
-        for _ in 0..share {
-            let Some(key) = self.take_next(|state, key| state.fits(slot, key)) else { break };
+    /// Puts up to `share` waiting tasks into the pipeline of a ready slot; returns how many.
+    fn give(&mut self, slot: usize, share: usize) -> usize {
+        let mut given = 0;
+        while given < share
+            && let Some(key) = self.take_next(|state, key| state.fits(slot, key))
+        {
+            given += 1;
             self.renew_tag(key);
             let cost = self.cost(key);
             let place = &mut self.slots[slot];
             let last_announced =
                 place.pipeline.back().is_some_and(|last| self.entries[*last as usize].announced);
             let entry = &mut self.entries[key as usize];
-            entry.announced =
-                entry.task.walltime().is_some() || entry.at_most_once() || entry.suspect || last_announced;
+            entry.announced = entry.task.walltime().is_some()
+                || entry.at_most_once()
+                || entry.suspect
+                || entry.is_urgent()
+                || last_announced;
             (entry.slot, entry.cost) = (Some(slot as u32), cost);
             if place.pipeline.is_empty() {
-                (place.head_since, place.reported) = (self.now, false);
+                (place.head_since, place.reported, place.is_stuck) = (self.now, false, false);
             }
             place.cost += cost;
             place.bytes += entry.bytes();
             place.unsent += 1;
             place.pipeline.push_back(key);
         }
-    }
-
-    /// The first waiting task, if it is `wanted`.
-    fn take_next(&mut self, wanted: impl Fn(&Self, u32) -> bool) -> Option<u32> {
-        loop {
-            let tag = *self.queue.front()?;
-            let key = key_of(tag);
-            if self.entries.get(key).is_some_and(|entry| entry.tag == tag) {
-                if !wanted(self, key as u32) {
-                    return None;
-                }
-                self.waiting -= 1;
-                self.queue.pop_front();
-                return Some(key as u32);
-            }
-            self.queue.pop_front();
-        }
+        self.file(slot);
+        given
     }
 
     fn fits(&self, slot: usize, key: u32) -> bool {
         let place = &self.slots[slot];
-        // A head that takes longer than all of the pipeline should is not what the means have promised.
-        let is_stuck = || self.now.tick.since(place.head_since.tick).as_nanos() > PIPELINE_NANOS.into();
         place.pipeline.is_empty()
             || (place.cost + self.cost(key) <= PIPELINE_NANOS
                 && place.bytes < limit::TARGET_BATCH_BYTES
-                && !is_stuck())
+                && !self.entries[key as usize].is_urgent())
+    }
+
+    /// A head that takes longer than all of the pipeline should is not what the means have promised.
+    fn is_stuck(&self, slot: usize) -> bool {
+        self.now.tick.since(self.slots[slot].head_since.tick).as_nanos() > PIPELINE_NANOS.into()
     }
 
     /// Share of a pipeline that a task takes. A suspect has one for itself.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use funcx_core::model::{Failure, OutcomeKind};
+use funcx_core::model::{Failure, OutcomeKind, Tick};
 
 use super::super::slot::{Cause, Exit, Slot, Stage};
 use super::{PoolOutput, PoolState, Zygote, cancelled, pause};
@@ -47,6 +47,13 @@ impl PoolState {
             let message = format!("the task ran longer than its walltime of {walltime:?} and was stopped");
             return self.fail(key, OutcomeKind::TimedOut, &Failure::new("TaskTimedOut", message));
         }
+        if *cause == Cause::DeadlinePassed(entry.tag) {
+            let failure = Failure::new("DeadlinePassed", "the task was stopped when its deadline passed");
+            return self.fail(key, OutcomeKind::TimedOut, &failure);
+        }
+        if has_begun && let Some(failure) = self.stopped.clone() {
+            return self.fail(key, OutcomeKind::Lost, &failure);
+        }
         let lost = |what: String| {
             let mut failure = Failure::new("WorkerLost", what);
             failure.traceback = exit.stderr.clone();
@@ -78,9 +85,15 @@ impl PoolState {
             }
         }
         (entry.slot, entry.announced) = (None, false);
-        let tag = self.renew_tag(key);
+        if self.draining && !has_begun {
+            return self.give_back(key);
+        }
+        if has_begun {
+            // It has begun once, and that was in time.
+            entry.task.start_by = Tick::NEVER;
+        }
+        let tag = self.enqueue(key);
         self.queue.push_front(tag);
-        self.waiting += 1;
     }
 
     /// Time before the next process of a slot is asked for.
@@ -106,7 +119,12 @@ impl PoolState {
                 }
                 pause(self.unborn.checked_sub(3), PAUSE, LONGEST_PAUSE)
             }
-            Cause::Cancelled(_) | Cause::TimedOut(_) | Cause::ZygoteLost | Cause::Drained => Duration::ZERO,
+            Cause::Cancelled(_)
+            | Cause::TimedOut(_)
+            | Cause::DeadlinePassed(_)
+            | Cause::Stopped
+            | Cause::ZygoteLost
+            | Cause::Drained => Duration::ZERO,
         }
     }
 }

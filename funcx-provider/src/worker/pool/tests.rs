@@ -7,7 +7,7 @@ use funcx_core::model::{Function, IdentityId, TaskId, TaskSpec};
 
 use super::super::protocol::{FromWorker, TaskEnd};
 use super::super::slot::Exit;
-use super::life::{BOOT_TIME, CANCEL_PATIENCE, MAX_ZYGOTES, REAP_TIME};
+use super::life::{BOOT_TIME, CANCEL_PATIENCE, MAX_BOOTING, MAX_ZYGOTES, REAP_TIME};
 use super::settle::MAX_UNBORN;
 use super::*;
 
@@ -146,6 +146,12 @@ impl Bench {
         self.begin_next(worker);
         let (tag, _) = self.sent.get_mut(&worker).unwrap().pop_front().expect("the worker has a task");
         self.frame(worker, FromWorker::Outcomes(vec![end(tag, nanos)]));
+    }
+
+    /// The next task of a worker, which has begun, ends.
+    fn finish_next_begun(&mut self, worker: u64) {
+        let (tag, _) = self.sent.get_mut(&worker).unwrap().pop_front().expect("the worker has a task");
+        self.frame(worker, FromWorker::Outcomes(vec![end(tag, 1)]));
     }
 
     fn begin_next(&mut self, worker: u64) {
@@ -574,8 +580,186 @@ fn draining_finishes_then_says_goodbye_then_stops() {
     bench.state.handle_zygote_lost("as asked".to_owned(), bench.now);
     bench.settle();
     assert_eq!(bench.take_others(), "Drained");
+    let late = bench.start(1, Bench::spec("f"));
+    assert_eq!((bench.kinds(), &bench.gave_back), (vec![OutcomeKind::Returned], &late));
+}
+
+#[test]
+fn draining_gives_back_what_no_worker_was_sent() {
+    let mut bench = Bench::new(1);
+    let attempts = bench.start(3, Bench::spec("f"));
+    bench.state.drain(bench.now);
+    bench.settle();
+    assert_eq!(bench.gave_back, attempts[1..]);
+    bench.finish_next(0, 1000);
+    assert_eq!(bench.outcomes[0].attempt_id(), attempts[0]);
+    assert_eq!(bench.outcomes.len(), 1);
+}
+
+#[test]
+fn a_draining_pool_gives_back_what_its_worker_had_not_begun() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let mut once = Bench::spec("f");
+    once.limits.max_attempts = 1;
+    let attempts = bench.start(3, once);
+    bench.begin_next(0);
+    bench.state.drain(bench.now);
+    bench.settle();
+    assert_eq!(bench.gave_back, [], "they were sent, and may begin any time");
+    bench.die_with_code(0, 1);
+    assert_eq!(
+        (bench.kinds(), &bench.gave_back[..]),
+        (vec![OutcomeKind::Lost], &[attempts[2], attempts[1]][..])
+    );
+}
+
+#[test]
+fn a_draining_pool_still_finds_the_culprit() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    bench.start(2, Bench::spec("f"));
+    bench.die_with_code(0, 1);
+    bench.state.drain(bench.now);
+    bench.settle();
+    assert_eq!(bench.gave_back, [], "one of them may have killed the worker");
+    bench.boot_all();
+    bench.begin_next(1);
+    bench.die_with_code(1, 1);
+    bench.boot_all();
+    bench.finish_next(2, 1000);
+    assert_eq!(bench.kinds(), [OutcomeKind::Lost, OutcomeKind::Returned]);
+}
+
+/// What a task with these limits ends as, if nobody does anything: the time, the kind, the code.
+fn limited(bench: &mut Bench, start_by: u64, end_by: u64) -> AttemptId {
+    let ticks =
+        |millis: u64| if millis == 0 { Tick::NEVER } else { bench.now.tick + Duration::from_millis(millis) };
+    bench.next_id += 1;
+    let spec = Arc::new(Bench::spec("f"));
+    let mut task = Task::new(TaskId::from_u128(bench.next_id), spec, "");
+    (task.start_by, task.end_by) = (ticks(start_by), ticks(end_by));
+    let attempt = task.attempt_id();
+    bench.state.start(vec![task], bench.now);
+    bench.settle();
+    attempt
+}
+
+impl Bench {
+    fn codes(&self) -> Vec<(AttemptId, OutcomeKind, String)> {
+        let code = |outcome: &Outcome| outcome.failure().map_or_else(String::new, |failure| failure.code);
+        self.outcomes.iter().map(|one| (one.attempt_id(), one.kind, code(one))).collect()
+    }
+}
+
+#[test]
+fn waiting_tasks_end_when_their_time_is_over() {
+    let mut bench = Bench::new(1);
     bench.start(1, Bench::spec("f"));
-    assert_eq!(bench.kinds(), [OutcomeKind::Returned, OutcomeKind::Lost]);
+    let late = limited(&mut bench, 0, 30);
+    let stale = limited(&mut bench, 20, 40);
+    let patient = limited(&mut bench, 50_000, 0);
+    let expired = |attempt, code: &str| (attempt, OutcomeKind::TimedOut, code.to_owned());
+    bench.pass(Duration::from_millis(19));
+    assert_eq!(bench.codes(), []);
+    bench.pass_to_next();
+    assert_eq!(bench.codes(), [expired(stale, "TaskExpired")]);
+    bench.pass_to_next();
+    assert_eq!(bench.codes()[1..], [expired(late, "DeadlinePassed")]);
+    bench.pass(Duration::from_secs(1));
+    bench.finish_next(0, 1);
+    bench.begin_next(0);
+    assert_eq!(bench.started.last(), Some(&patient), "its start is known at once");
+    bench.pass(Duration::from_secs(100));
+    assert_eq!(bench.outcomes.len(), 3, "it began in time");
+    bench.finish_next_begun(0);
+    assert_eq!(bench.kinds()[3], OutcomeKind::Returned);
+    assert_eq!((bench.state.expiries.len(), bench.signals.len()), (0, 0));
+}
+
+#[test]
+fn what_is_too_late_when_it_comes_is_not_begun() {
+    let mut bench = Bench::new(1);
+    bench.now.tick = bench.now.tick + Duration::from_secs(1);
+    let mut task = Task::new(TaskId::from_u128(77), Arc::new(Bench::spec("f")), "");
+    task.start_by = bench.now.tick;
+    bench.state.start(vec![task], bench.now);
+    bench.settle();
+    assert_eq!(bench.codes()[0].2, "TaskExpired");
+    assert_eq!(bench.sent_counts(), [0]);
+}
+
+#[test]
+fn a_task_with_limits_stands_behind_no_other() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    bench.start(1, Bench::spec("f"));
+    limited(&mut bench, 1000, 0);
+    assert_eq!(bench.sent_counts(), [1]);
+    bench.finish_next(0, 1000);
+    assert_eq!(bench.sent[&0].iter().map(|(_, announced)| *announced).collect::<Vec<_>>(), [true]);
+    // Others may stand behind it.
+    bench.start(3, Bench::spec("f"));
+    assert_eq!(bench.sent_counts(), [4]);
+}
+
+#[test]
+fn a_running_task_is_stopped_at_its_deadline() {
+    let mut bench = Bench::new(1);
+    bench.teach("f");
+    let attempt = limited(&mut bench, 0, 500);
+    bench.begin_next(0);
+    let neighbour = bench.start(1, Bench::spec("f"));
+    bench.pass(Duration::from_millis(499));
+    assert_eq!(bench.signals, []);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.signals, [(pid_of(0), Signal::Kill)]);
+    bench.die(0, Exit { signal: Some(9), ..Exit::default() });
+    assert_eq!(bench.codes(), [(attempt, OutcomeKind::TimedOut, "DeadlinePassed".to_owned())]);
+    bench.boot_all();
+    bench.finish_next(1, 1000);
+    assert_eq!(bench.outcomes[1].attempt_id(), neighbour[0]);
+}
+
+#[test]
+fn stopping_ends_what_runs_and_gives_back_the_rest() {
+    let mut bench = Bench::new(2);
+    let attempts = bench.start(4, Bench::spec("f"));
+    bench.state.stop(Failure::new("BlockEnded", "the block ends"), bench.now);
+    bench.settle();
+    assert_eq!(bench.signals, [(pid_of(0), Signal::Terminate), (pid_of(1), Signal::Terminate)]);
+    assert_eq!(bench.gave_back, attempts[2..]);
+    // One of them ends in time, the other needs force.
+    let (tag, _) = bench.sent[&0][0];
+    bench.frame(0, FromWorker::Outcomes(vec![end(tag, 1000)]));
+    bench.die(0, Exit { signal: Some(15), ..Exit::default() });
+    bench.pass(GRACE);
+    assert_eq!(bench.signals[2..], [(pid_of(1), Signal::Kill)]);
+    bench.die(1, Exit { signal: Some(9), ..Exit::default() });
+    let codes: Vec<_> = bench.codes().into_iter().map(|(_, kind, code)| (kind, code)).collect();
+    let lost = (OutcomeKind::Lost, "BlockEnded".to_owned());
+    assert_eq!(codes, [(OutcomeKind::Returned, String::new()), lost]);
+    assert_eq!(bench.take_others(), "StopZygote", "no worker is replaced");
+}
+
+#[test]
+fn ten_thousand_running_tasks_are_cancelled_in_one_pass() {
+    const COUNT: u32 = 10_000;
+    let mut bench = Bench::new(COUNT);
+    while bench.state.slots.booting() > 0 {
+        bench.boot_all();
+    }
+    let attempts = bench.start(COUNT as usize, Bench::spec("f"));
+    bench.pass(Duration::from_secs(1));
+    bench.state.cancel(&attempts, bench.now);
+    bench.settle();
+    assert_eq!(bench.signals.len(), COUNT as usize);
+    for worker in 0..u64::from(COUNT) {
+        bench.die(worker, Exit { signal: Some(15), ..Exit::default() });
+        assert!(bench.others.is_empty() || worker + 1 == u64::from(COUNT), "a worker is replaced too early");
+    }
+    assert_eq!(bench.kinds(), vec![OutcomeKind::Cancelled; COUNT as usize]);
+    assert_eq!(bench.others.len(), MAX_BOOTING);
 }
 
 /// A generator that gives the same numbers for the same seed.
@@ -600,7 +784,10 @@ fn every_attempt_has_one_outcome_whatever_happens() {
         for _ in 0..400 {
             random_step(&mut bench, &mut dice, &mut attempts);
         }
-        bench.state.drain(bench.now);
+        match dice.roll(2) {
+            0 => bench.state.drain(bench.now),
+            _ => bench.state.stop(Failure::new("BlockEnded", "as rolled"), bench.now),
+        }
         bench.settle();
         for _ in 0..10_000 {
             if bench.others.iter().any(|output| matches!(output, PoolOutput::Drained)) {
@@ -610,10 +797,12 @@ fn every_attempt_has_one_outcome_whatever_happens() {
         }
         assert!(bench.state.drained, "seed {seed} does not end: {:?}", bench.state);
         let mut seen: Vec<_> = bench.outcomes.iter().map(Outcome::attempt_id).collect();
+        seen.extend(&bench.gave_back);
         seen.sort_unstable();
         attempts.sort_unstable();
         assert_eq!(seen, attempts, "seed {seed}");
-        assert!(bench.state.entries.is_empty() && bench.state.index.is_empty() && bench.state.waiting == 0);
+        assert!(bench.state.entries.is_empty() && bench.state.index.is_empty());
+        assert!(bench.state.waiting == 0 && bench.state.expiries.is_empty());
     }
 }
 
@@ -624,6 +813,9 @@ fn random_step(bench: &mut Bench, dice: &mut Dice, attempts: &mut Vec<AttemptId>
             spec.limits.max_attempts = 1 + dice.roll(3) as u32;
             spec.shape.walltime = (dice.roll(4) == 0).then_some(Duration::from_millis(30));
             attempts.extend(bench.start(dice.roll(30) as usize, spec));
+            if dice.roll(3) == 0 {
+                attempts.push(limited(bench, dice.roll(60), dice.roll(90)));
+            }
         }
         3 => {
             if let Some(attempt) = attempts.get(dice.roll(attempts.len().max(1) as u64) as usize) {

@@ -1,15 +1,24 @@
 //! Queue, peers, credits, leases: the state machine of every node that hands out work.
+//!
+//! Here are its types and its inputs; `give` decides who gets what, `end` what becomes of attempts, `fair_queue` whose
+//! turn it is.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+mod check;
+mod end;
+mod fair_queue;
+mod give;
+mod list;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use slab::Slab;
 
-use super::invariant::{Invariant, Violation, invariant};
-use super::list::{Linked, List, Neighbours};
-use crate::contract::{Capacity, IdleFirst, PeerId, PlacementPolicy, Room};
+use self::fair_queue::{FairQueue, Weights};
+use self::list::{Linked, List, Neighbours};
+use crate::contract::{Capacity, IdleFirst, PeerId, PlacementPolicy};
 use crate::model::{
-    AttemptId, Failure, Hop, IdMap, Now, Outcome, OutcomeKind, Task, TaskId, Timestamp, limit,
+    AttemptId, Hop, HopStamps, IdMap, IdentityId, Now, Outcome, Task, TaskEvent, TaskId, Tick, Timestamp,
+    limit,
 };
 
 /// A queue of a dispatcher with the peers that serve it: an endpoint of a service, the managers of an endpoint,
@@ -34,8 +43,17 @@ pub enum DispatcherOutput {
         /// Which.
         attempts: Vec<AttemptId>,
     },
+    /// Ask the peer to stop these attempts, which nobody waits for. They stay leased until their outcomes come.
+    Abandon {
+        /// Whom.
+        peer: PeerId,
+        /// Which.
+        attempts: Vec<AttemptId>,
+    },
     /// These tasks are finished and forgotten.
     Deliver(Vec<Outcome>),
+    /// These attempts were lost and are made again.
+    Lost(Vec<TaskEvent>),
 }
 
 /// Where a task is, as far as one dispatcher knows.
@@ -91,6 +109,14 @@ pub struct Counters {
     pub handed_back: u64,
     /// Attempts made again because infrastructure was lost.
     pub retried: u64,
+    /// Leases that ended because a peer was lost or given up.
+    pub leases_lost: u64,
+    /// Attempts that peers were asked to stop.
+    pub cancels: u64,
+    /// Tasks finished, by kind, in the order of [`OutcomeKind::ALL`](crate::model::OutcomeKind::ALL).
+    pub ended: [u64; 5],
+    /// Tasks that ended here because their time to live or their deadline was over.
+    pub timed_out: u64,
     /// Outcomes dropped because the task had ended, or another attempt had the lease.
     pub late: u64,
 }
@@ -101,8 +127,11 @@ pub struct Counters {
 /// decided by the lane's [`PlacementPolicy`]; a peer is never given more than its capacity. When a peer is lost, its
 /// attempts go back to the front of the queue as new attempts, or end as `Lost` when the task allows no more.
 ///
-/// Feed it input, then poll [`poll_output`](Self::poll_output) until it is empty. It has no timers of its own; those
-/// of its peers belong to the links.
+/// Owners share a lane by weight, and each has its own priorities. A task whose time to live is over before it has begun,
+/// or whose deadline has passed, ends here wherever it is.
+///
+/// Feed it input, then poll [`poll_output`](Self::poll_output) until it is empty, and before sleeping ask
+/// [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Dispatcher<P = IdleFirst> {
     limits: DispatcherLimits,
@@ -113,15 +142,21 @@ pub struct Dispatcher<P = IdleFirst> {
     index: IdMap<TaskId, u32>,
     dirty: VecDeque<LaneId>,
     cancels: BTreeMap<PeerId, Vec<AttemptId>>,
+    abandons: BTreeMap<PeerId, Vec<AttemptId>>,
     finished: Vec<Outcome>,
+    lost: Vec<TaskEvent>,
+    /// Ends of the times to live and deadlines of tasks that have some.
+    timers: BTreeSet<(Tick, u32)>,
+    weights: Weights,
     counters: Counters,
-    wall: Timestamp,
+    now: Now,
+    paused: bool,
 }
 
 #[derive(Debug)]
 struct Lane<P> {
     policy: P,
-    queue: List,
+    queue: FairQueue,
     leased: usize,
     bytes: usize,
     dirty: bool,
@@ -132,6 +167,25 @@ struct Peer {
     lane: LaneId,
     capacity: Capacity,
     held: List,
+    /// Whether it is connected: what was cancelled at a peer that is not need not wait for it.
+    present: bool,
+    /// When it will be gone.
+    ends_at: Tick,
+}
+
+/// Why a task is to end before it ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Somebody asked for it.
+    Cancelled,
+    /// Somebody asked for it, and nobody was there to confirm it.
+    CancelledAway,
+    /// Its deadline has passed.
+    DeadlinePassed,
+    /// Its time to live was over before it began.
+    Expired,
+    /// The node above has given it up.
+    Abandoned,
 }
 
 #[derive(Debug)]
@@ -144,12 +198,10 @@ struct Entry {
     /// The number by which the peer knows the attempt. Lower than the other one after a reunion with a peer that
     /// had been given up, or when the node above gave us up and came back.
     leased_as: u32,
-    /// Somebody asked to stop it.
-    cancelled: bool,
+    /// Its peer was asked to stop it.
+    stop: Option<Stop>,
     /// It was given to us again while it was being stopped: when it has stopped, it starts anew.
     again: bool,
-    /// How often a peer died under it before anybody said that it had begun.
-    unbegun: u32,
     started: Timestamp,
 }
 
@@ -182,17 +234,38 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             index: IdMap::default(),
             dirty: VecDeque::new(),
             cancels: BTreeMap::new(),
+            abandons: BTreeMap::new(),
             finished: Vec::new(),
+            lost: Vec::new(),
+            timers: BTreeSet::new(),
+            weights: Weights::default(),
             counters: Counters::default(),
-            wall: Timestamp::UNSET,
+            now: Now::default(),
+            paused: false,
         }
     }
 
     /// Adds a lane. Lanes are numbered from 0 and stay.
     pub fn open_lane(&mut self) -> LaneId {
-        let lane = Lane { policy: P::default(), queue: List::default(), leased: 0, bytes: 0, dirty: false };
+        let lane =
+            Lane { policy: P::default(), queue: FairQueue::default(), leased: 0, bytes: 0, dirty: false };
         self.lanes.push(lane);
         LaneId(self.lanes.len() as u32 - 1)
+    }
+
+    /// It is this late. Inputs without a time happen now.
+    pub const fn advance(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// The time of the last input.
+    pub const fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Gives out nothing any more.
+    pub const fn pause(&mut self) {
+        self.paused = true;
     }
 
     /// Number of lanes.
@@ -224,6 +297,16 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         })
     }
 
+    /// Number of the current attempt at a task, and where it passed when, as far as this node knows.
+    pub fn progress(&self, task: TaskId) -> Option<(u32, HopStamps)> {
+        let entry = &self.tasks[*self.index.get(&task)? as usize];
+        let mut stamps = entry.task.stamps;
+        if entry.started.is_set() {
+            stamps.set(Hop::Started, entry.started);
+        }
+        Some((entry.task.attempt, stamps))
+    }
+
     /// What happened so far.
     pub const fn counters(&self) -> Counters {
         self.counters
@@ -240,18 +323,18 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// the earlier one; what goes on here goes on under the new number.
     #[must_use = "tasks that are refused must not be lost"]
     pub fn submit(&mut self, lane: LaneId, tasks: Vec<Task>, now: Now) -> Vec<Task> {
-        self.wall = now.wall;
+        self.now = now;
         let mut refused = Vec::new();
         for task in tasks {
             if let Some(&key) = self.index.get(&task.id) {
                 let entry = &mut self.tasks[key as usize];
                 if task.attempt > entry.task.attempt {
                     entry.task.attempt = task.attempt;
-                    entry.again = entry.cancelled;
+                    entry.again = entry.stop.is_some();
                 }
             } else if self.room(lane) > 0 && refused.is_empty() {
                 let key = self.insert(lane, task);
-                self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key);
+                self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key, &self.weights);
             } else {
                 refused.push(task);
             }
@@ -275,11 +358,14 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// A peer gives up attempts that it has not begun; they are queued again as they were.
     pub fn handle_given_back(&mut self, peer: PeerId, attempts: &[AttemptId], now: Now) {
-        self.wall = now.wall;
+        self.now = now;
         let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else { return };
         for attempt in attempts.iter().rev() {
             let Some(key) = self.index.get(&attempt.task).map(|key| *key as usize) else { continue };
-            if self.tasks[key].peer == Some(peer) && attempt.number >= self.tasks[key].leased_as {
+            let entry = &mut self.tasks[key];
+            if entry.peer == Some(peer) && attempt.number >= entry.leased_as {
+                // The peer may have made further attempts itself.
+                entry.task.attempt = entry.task.attempt.max(attempt.number);
                 self.unlease(key);
             }
         }
@@ -287,10 +373,11 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.mark(lane);
     }
 
-    /// Cancels tasks: a queued one is finished now, for a leased one the peer is asked and its outcome decides.
+    /// Cancels tasks: a queued one is finished now, for a leased one the peer is asked and its outcome decides. A peer that
+    /// is not connected cannot be asked: the task ends now, and is stopped there when the peer comes back.
     /// Tasks that are not here are ignored. Returns how many were here.
     pub fn cancel(&mut self, tasks: impl IntoIterator<Item = TaskId>, now: Now) -> usize {
-        self.wall = now.wall;
+        self.now = now;
         let mut found = 0;
         for id in tasks {
             let Some(&key) = self.index.get(&id) else { continue };
@@ -298,12 +385,17 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             found += 1;
             match entry.peer {
                 None => {
-                    let outcome = cancelled(&entry.task);
+                    let outcome = Stop::Cancelled.outcome(&entry.task);
                     self.finish(key as usize, outcome);
                 }
-                Some(_) if entry.cancelled => entry.again = false,
+                Some(peer) if !self.peers[peer.0 as usize].present => {
+                    let outcome = Stop::CancelledAway.outcome(&entry.task);
+                    self.finish(key as usize, outcome);
+                    self.update_room(peer);
+                }
+                Some(_) if entry.stop.is_some() => entry.again = false,
                 Some(peer) => {
-                    entry.cancelled = true;
+                    entry.stop = Some(Stop::Cancelled);
                     self.cancels.entry(peer).or_default().push(entry.leased_id());
                 }
             }
@@ -311,12 +403,32 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         found
     }
 
+    /// The node above has given up these tasks. They are stopped like cancelled ones, but end as `Lost` before they were
+    /// known to have begun: should somebody take up such an attempt once more, it is not for ever cancelled.
+    pub fn abandon(&mut self, tasks: impl IntoIterator<Item = TaskId>, now: Now) {
+        self.now = now;
+        for id in tasks {
+            let Some(&key) = self.index.get(&id) else { continue };
+            let entry = &mut self.tasks[key as usize];
+            match entry.peer {
+                None => {
+                    let outcome = Stop::Abandoned.outcome(&entry.task);
+                    self.finish(key as usize, outcome);
+                }
+                Some(_) if entry.stop.is_some() => entry.again = false,
+                Some(peer) => {
+                    entry.stop = Some(Stop::Abandoned);
+                    self.abandons.entry(peer).or_default().push(entry.leased_id());
+                }
+            }
+        }
+    }
+
     /// Adds a peer to a lane.
     pub fn add_peer(&mut self, lane: LaneId, capacity: Capacity) -> PeerId {
-        let peer =
-            PeerId(
-                self.peers.insert(Peer { lane, capacity: Capacity::default(), held: List::default() }) as u32
-            );
+        let held = List::default();
+        let entry = Peer { lane, capacity: Capacity::default(), held, present: true, ends_at: Tick::NEVER };
+        let peer = PeerId(self.peers.insert(entry) as u32);
         self.set_capacity(peer, capacity);
         peer
     }
@@ -329,37 +441,62 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.update_room(peer);
     }
 
+    /// Whether a peer is connected. One that is not keeps its leases, but what is cancelled meanwhile does not wait for it.
+    /// What it had and should have ended by now ends here.
+    pub fn set_present(&mut self, peer: PeerId, present: bool) {
+        let Some(entry) = self.peers.get_mut(peer.0 as usize) else { return };
+        entry.present = present;
+        if !present {
+            let is_late = |key: &usize| {
+                let task = &self.tasks[*key].task;
+                task.start_by.min(task.end_by) <= self.now.tick
+            };
+            let late: Vec<usize> = entry.held.iter(&self.tasks).filter(is_late).collect();
+            late.into_iter().for_each(|key| self.run_out(key));
+        }
+    }
+
+    /// When a peer will be gone, such as a manager in a block with a walltime; [`Tick::NEVER`] if that is not known. It
+    /// gets no task whose walltime is longer than that.
+    pub fn set_ends_at(&mut self, peer: PeerId, ends_at: Tick) {
+        if let Some(entry) = self.peers.get_mut(peer.0 as usize) {
+            entry.ends_at = ends_at;
+            self.update_room(peer);
+        }
+    }
+
+    /// The part of an owner in every lane, against those of others; 1 if this was never called.
+    pub fn set_weight(&mut self, owner: IdentityId, weight: u32) {
+        self.weights.insert(owner, weight);
+        self.lanes.iter_mut().for_each(|lane| lane.queue.set_weight(owner, weight));
+    }
+
     /// A peer is given up, although it may still run what it holds: every attempt counts, and is made again as a new
     /// one or ends as `Lost` for this reason.
     pub fn remove_peer(&mut self, peer: PeerId, reason: &str, now: Now) {
         self.take_from(peer, reason, false, now);
     }
 
-    /// A peer is dead: nothing comes from it any more. Attempts that nobody said had begun are queued again as they
-    /// were, so that a queue outlives any number of restarts below; the others count. A task that allows one attempt
-    /// might have begun just before, so it ends as `Lost`.
+    /// A peer is dead: nothing comes from it any more. Attempts that nobody said had begun are made again without counting,
+    /// so that a queue outlives restarts below; the others count. A task that allows one attempt might have begun just
+    /// before, so it ends as `Lost`.
     pub fn bury_peer(&mut self, peer: PeerId, reason: &str, now: Now) {
         self.take_from(peer, reason, true, now);
     }
 
     fn take_from(&mut self, peer: PeerId, reason: &str, dead: bool, now: Now) {
-        self.wall = now.wall;
+        self.now = now;
         let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else { return };
         // From the last to the first, so that the front of the queue has them in their old order.
         let held: Vec<usize> = self.peers[peer.0 as usize].held.iter(&self.tasks).collect();
         for key in held.into_iter().rev() {
-            let entry = &mut self.tasks[key];
-            let begun = entry.started.is_set() || entry.task.spec.limits.max_attempts <= 1;
-            if dead && !begun && entry.unbegun < limit::MAX_UNBEGUN {
-                entry.unbegun += 1;
-                self.unlease(key);
-            } else {
-                self.lose(key, reason);
-            }
+            let begun = !dead || self.tasks[key].started.is_set();
+            self.lose(key, reason, begun);
         }
         self.lanes[lane.0 as usize].policy.removed(peer);
         self.peers.remove(peer.0 as usize);
         self.cancels.remove(&peer);
+        self.abandons.remove(&peer);
         self.mark(lane);
     }
 
@@ -369,7 +506,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// although it is queued here is leased to it again. Returns attempts that it should stop, because the task has
     /// ended or is leased to another peer.
     pub fn reconcile(&mut self, peer: PeerId, held: &[AttemptId], now: Now) -> Vec<AttemptId> {
-        self.wall = now.wall;
+        self.now = now;
         let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else {
             return held.to_vec();
         };
@@ -401,9 +538,12 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             .collect();
         missing.into_iter().rev().for_each(|key| self.unlease(key));
         for key in self.peers[peer.0 as usize].held.iter(&self.tasks) {
-            if self.tasks[key].cancelled {
-                self.cancels.entry(peer).or_default().push(self.tasks[key].leased_id());
-            }
+            let requests = match self.tasks[key].stop {
+                None => continue,
+                Some(Stop::Abandoned) => &mut self.abandons,
+                Some(_) => &mut self.cancels,
+            };
+            requests.entry(peer).or_default().push(self.tasks[key].leased_id());
         }
         self.update_room(peer);
         self.mark(lane);
@@ -416,13 +556,32 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             let entry = &mut self.tasks[*key as usize];
             if entry.peer == Some(peer) {
                 entry.started = at;
+                // From now on only its deadline counts.
+                let start_by = std::mem::replace(&mut entry.task.start_by, Tick::NEVER);
+                if start_by != Tick::NEVER && start_by != entry.task.end_by {
+                    self.timers.remove(&(start_by, *key));
+                }
             }
+        }
+    }
+
+    /// A peer has lost this attempt and goes on with the next one itself. Its number is that of the lease from now on.
+    pub fn handle_lost(&mut self, peer: PeerId, attempt: AttemptId, counted: bool) {
+        let Some(key) = self.index.get(&attempt.task) else { return };
+        let entry = &mut self.tasks[*key as usize];
+        if entry.peer == Some(peer) && attempt.number >= entry.leased_as {
+            let next = attempt.number.saturating_add(1);
+            if next > entry.task.attempt {
+                entry.task.attempt = next;
+                entry.task.granted += u32::from(!counted);
+            }
+            entry.started = Timestamp::UNSET;
         }
     }
 
     /// Attempts that ended at a peer. Those that it has no lease for are dropped and counted.
     pub fn handle_outcomes(&mut self, peer: PeerId, outcomes: Vec<Outcome>, now: Now) {
-        self.wall = now.wall;
+        self.now = now;
         let Some(lane) = self.peers.get(peer.0 as usize).map(|entry| entry.lane) else {
             self.counters.late += outcomes.len() as u64;
             return;
@@ -442,15 +601,38 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.mark(lane);
     }
 
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        while let Some(&(due, key)) = self.timers.first()
+            && due <= now.tick
+        {
+            self.timers.pop_first();
+            self.run_out(key as usize);
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
     /// What to do next; `None` when there is nothing until the next input.
     pub fn poll_output(&mut self) -> Option<DispatcherOutput> {
         if !self.finished.is_empty() {
             return Some(DispatcherOutput::Deliver(std::mem::take(&mut self.finished)));
         }
+        if !self.lost.is_empty() {
+            return Some(DispatcherOutput::Lost(std::mem::take(&mut self.lost)));
+        }
         if let Some((peer, attempts)) = self.cancels.pop_first() {
+            self.counters.cancels += attempts.len() as u64;
             return Some(DispatcherOutput::Cancel { peer, attempts });
         }
-        while let Some(&lane) = self.dirty.front() {
+        if let Some((peer, attempts)) = self.abandons.pop_first() {
+            return Some(DispatcherOutput::Abandon { peer, attempts });
+        }
+        while let Some(&lane) = self.dirty.front().filter(|_| !self.paused) {
             if let Some(output) = self.dispatch(lane) {
                 return Some(output);
             }
@@ -458,33 +640,6 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             self.lanes[lane.0 as usize].dirty = false;
         }
         None
-    }
-
-    /// The next batch of one lane.
-    fn dispatch(&mut self, lane: LaneId) -> Option<DispatcherOutput> {
-        let state = &mut self.lanes[lane.0 as usize];
-        let first = state.queue.first()?;
-        let (peer, share) = state.policy.choose(&self.tasks[first].task, state.queue.len())?;
-        invariant!(Credits, share > 0 && self.peers.contains(peer.0 as usize), "{share} tasks for {peer:?}");
-        let share = (share as usize).min(limit::MAX_BATCH_TASKS).min(state.queue.len());
-        let mut tasks = Vec::with_capacity(share);
-        let mut bytes = 0;
-        while tasks.len() < share && bytes < limit::TARGET_BATCH_BYTES {
-            let state = &mut self.lanes[lane.0 as usize];
-            let Some(key) = state.queue.first() else { break };
-            state.queue.remove(&mut self.tasks, key);
-            self.lease(key, peer);
-            let task = &mut self.tasks[key].task;
-            task.stamps.set(self.sent, self.wall);
-            // Specifications travel with the tasks, once for neighbours that share one. A batch with more of them than fit
-            // into a frame would break the link.
-            let shares = tasks.last().is_some_and(|last: &Task| Arc::ptr_eq(&last.spec, &task.spec));
-            bytes += task.payload.len() + if shares { 0 } else { task.spec.text_bytes() };
-            tasks.push(task.clone());
-        }
-        self.counters.dispatched += tasks.len() as u64;
-        self.update_room(peer);
-        Some(DispatcherOutput::Dispatch { peer, tasks })
     }
 
     fn insert(&mut self, lane: LaneId, task: Task) -> usize {
@@ -497,185 +652,12 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             lane,
             peer: None,
             leased_as: 0,
-            cancelled: false,
+            stop: None,
             again: false,
-            unbegun: 0,
             started: Timestamp::UNSET,
         });
         self.index.insert(id, key as u32);
+        self.arm(key);
         key
     }
-
-    /// Moves an entry that is in no list to a peer.
-    fn lease(&mut self, key: usize, peer: PeerId) {
-        let entry = &mut self.tasks[key];
-        invariant!(OneLease, entry.peer.is_none(), "{:?} is leased to {:?}", entry.task.id, entry.peer);
-        entry.peer = Some(peer);
-        entry.leased_as = entry.task.attempt;
-        let lane = entry.lane;
-        self.lanes[lane.0 as usize].leased += 1;
-        self.peers[peer.0 as usize].held.push_back(&mut self.tasks, key);
-    }
-
-    /// Takes an entry out of the list that it is in.
-    fn detach(&mut self, key: usize) {
-        let entry = &mut self.tasks[key];
-        let lane = &mut self.lanes[entry.lane.0 as usize];
-        entry.started = Timestamp::UNSET;
-        match entry.peer.take() {
-            None => lane.queue.remove(&mut self.tasks, key),
-            Some(peer) => {
-                lane.leased -= 1;
-                self.peers[peer.0 as usize].held.remove(&mut self.tasks, key);
-            }
-        }
-    }
-
-    /// A lease came to nothing: the peer never had the attempt, or gave it back. It is queued as it was.
-    fn unlease(&mut self, key: usize) {
-        let entry = &self.tasks[key];
-        match entry.cancelled && !entry.again {
-            true => {
-                let outcome = cancelled(&entry.task);
-                self.finish(key, outcome);
-            }
-            false => self.requeue(key),
-        }
-    }
-
-    /// Puts a leased entry back to the front of its queue.
-    fn requeue(&mut self, key: usize) {
-        self.detach(key);
-        let entry = &mut self.tasks[key];
-        (entry.cancelled, entry.again) = (false, false);
-        let lane = entry.lane;
-        self.lanes[lane.0 as usize].queue.push_front(&mut self.tasks, key);
-    }
-
-    /// The lease of an entry is lost.
-    fn lose(&mut self, key: usize, reason: &str) {
-        let task = &self.tasks[key].task;
-        let failure = Failure::new("TaskLost", format!("lost after {} attempts: {reason}", task.attempt));
-        let outcome = Outcome::failed(task, OutcomeKind::Lost, &failure);
-        self.end(key, outcome);
-    }
-
-    /// An attempt has ended: so has its task, or it is attempted again.
-    fn end(&mut self, key: usize, mut outcome: Outcome) {
-        let entry = &mut self.tasks[key];
-        let attempt = outcome.attempt.max(entry.task.attempt);
-        outcome.attempt = attempt;
-        match outcome.kind {
-            // It was given to us again after it had been stopped; this end belongs to the earlier life.
-            OutcomeKind::Cancelled | OutcomeKind::Lost if entry.again => self.requeue(key),
-            OutcomeKind::Lost if entry.cancelled => {
-                let outcome = cancelled(&entry.task);
-                self.finish(key, outcome);
-            }
-            OutcomeKind::Lost if attempt < entry.task.spec.limits.max_attempts => {
-                entry.task.attempt = attempt + 1;
-                self.counters.retried += 1;
-                self.requeue(key);
-            }
-            _ => self.finish(key, outcome),
-        }
-    }
-
-    fn finish(&mut self, key: usize, outcome: Outcome) {
-        self.forget(key);
-        self.counters.delivered += 1;
-        self.finished.push(outcome);
-    }
-
-    fn forget(&mut self, key: usize) -> Entry {
-        self.detach(key);
-        let entry = self.tasks.remove(key);
-        self.lanes[entry.lane.0 as usize].bytes -= entry.task.payload.len();
-        let removed = self.index.remove(&entry.task.id);
-        invariant!(OneOutcome, removed.is_some(), "{:?} ended twice", entry.task.id);
-        entry
-    }
-
-    fn update_room(&mut self, peer: PeerId) {
-        let entry = &self.peers[peer.0 as usize];
-        let room = Room::left(entry.capacity, u32::try_from(entry.held.len()).unwrap_or(u32::MAX));
-        let lane = entry.lane;
-        self.lanes[lane.0 as usize].policy.room_changed(peer, room);
-        if !room.is_none() {
-            self.mark(lane);
-        }
-    }
-
-    /// A lane may have something to dispatch.
-    fn mark(&mut self, lane: LaneId) {
-        let state = &mut self.lanes[lane.0 as usize];
-        if !state.dirty {
-            state.dirty = true;
-            self.dirty.push_back(lane);
-        }
-    }
-
-    /// Looks at every invariant that can be seen from here. Takes time in proportion to the tasks; for tests.
-    ///
-    /// # Errors
-    /// The first one that is broken.
-    pub fn check(&self) -> Result<(), Violation> {
-        let broken = |invariant, seen: String| Err(Violation { invariant, seen });
-        let (mut queued, mut leased) = (vec![0; self.lanes.len()], vec![0; self.lanes.len()]);
-        let mut bytes = vec![0; self.lanes.len()];
-        for (key, entry) in &self.tasks {
-            let lane = entry.lane.0 as usize;
-            if self.index.get(&entry.task.id) != Some(&(key as u32)) {
-                return broken(Invariant::OneOutcome, format!("{:?} is held twice", entry.task.id));
-            }
-            if entry.peer.is_some() && entry.leased_as > entry.task.attempt {
-                return broken(
-                    Invariant::BoundedAttempts,
-                    format!("{:?} is leased as {}", entry.task.attempt_id(), entry.leased_as),
-                );
-            }
-            bytes[lane] += entry.task.payload.len();
-            match entry.peer {
-                None => queued[lane] += 1,
-                Some(_) => leased[lane] += 1,
-            }
-        }
-        let mut held = vec![0; self.lanes.len()];
-        for (key, peer) in &self.peers {
-            for task in peer.held.iter(&self.tasks) {
-                if self.tasks[task].peer != Some(PeerId(key as u32)) {
-                    return broken(Invariant::OneLease, format!("{:?}", self.tasks[task].task.id));
-                }
-            }
-            held[peer.lane.0 as usize] += peer.held.len();
-        }
-        for (index, lane) in self.lanes.iter().enumerate() {
-            let seen = (lane.queue.iter(&self.tasks).count(), lane.queue.len(), lane.leased, lane.bytes);
-            if seen != (queued[index], queued[index], leased[index], bytes[index])
-                || held[index] != leased[index]
-            {
-                return broken(Invariant::HonestCounters, format!("lane {index}: {seen:?}"));
-            }
-            if queued[index] + leased[index] > self.limits.lane_tasks {
-                return broken(
-                    Invariant::BoundedQueue,
-                    format!("lane {index} holds {}", queued[index] + leased[index]),
-                );
-            }
-        }
-        if self.index.len() != self.tasks.len()
-            || self.counters.accepted
-                != self.counters.delivered + self.counters.handed_back + self.tasks.len() as u64
-        {
-            return broken(
-                Invariant::OneOutcome,
-                format!("{:?} with {} tasks here", self.counters, self.tasks.len()),
-            );
-        }
-        Ok(())
-    }
-}
-
-fn cancelled(task: &Task) -> Outcome {
-    Outcome::failed(task, OutcomeKind::Cancelled, &Failure::new("Cancelled", "cancelled before it ended"))
 }

@@ -1,0 +1,319 @@
+//! Processes: they start, stand still, leave and die.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::agenda::{Event, Input};
+use super::worker::{Ends, Running};
+use super::{Fabric, Place, WireId, note};
+use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId};
+use crate::message::Role;
+use crate::model::{FunctionKind, Hop, IdMap, Now, Task, TaskId, Tick, Timestamp};
+use crate::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
+
+/// How long an endpoint keeps the leases of a manager that is away.
+const LEASE_GRACE: Duration = Duration::from_secs(10);
+/// How long a process that is asked to finish may take before it is killed.
+const DRAIN: Duration = Duration::from_secs(20);
+/// What its clocks show when a process starts: ticks of two processes have nothing to do with each other.
+const FIRST_TICK: Duration = Duration::from_secs(1);
+const FIRST_WALL: u64 = 1 << 60;
+
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) node: Node<IdleFirst>,
+    lanes: u32,
+    pub(super) node_id: Uuid,
+    /// Counts the lives of this process; what was meant for an earlier one is void.
+    pub(super) life: u32,
+    pub(super) alive: bool,
+    /// It stands still; what happens meanwhile waits.
+    pub(super) frozen: bool,
+    deferred: Vec<Input>,
+    pub(super) above: Option<Place>,
+    pub(super) up: Option<WireId>,
+    pub(super) dials: u32,
+    born: Tick,
+    /// Nanoseconds that its wall clock is ahead.
+    skew: i64,
+    /// Until when what it sends takes longer, and how much.
+    pub(super) lag: (Tick, Duration),
+    /// Until when nothing passes in a direction of its connection to the node above.
+    pub(super) blocked: [Tick; 2],
+    pub(super) executor: Option<PeerId>,
+    pub(super) running: IdMap<TaskId, Running>,
+    pub(super) waiting: VecDeque<Task>,
+    pub(super) ends: Ends,
+    pub(super) wake: Option<Tick>,
+    pub(super) wakes_in_place: u32,
+    pub(super) inputs: u32,
+    down_millis: u32,
+}
+
+impl Process {
+    /// Whether nothing is left here.
+    pub(super) fn is_empty(&self) -> bool {
+        let load = |lane| self.node.load(LaneId(lane));
+        (0..self.lanes).all(|lane| load(lane).queued + load(lane).leased == 0)
+            && self.node.uplink().is_none_or(|uplink| uplink.held() == 0)
+            && self.running.is_empty()
+            && self.waiting.is_empty()
+    }
+}
+
+impl Fabric {
+    pub(super) fn is_alive(&self, place: Place, life: u32) -> bool {
+        self.processes[place].alive && self.processes[place].life == life
+    }
+
+    /// What the clocks of a process show.
+    pub(super) fn clock(&self, place: Place) -> Now {
+        let process = &self.processes[place];
+        let wall = (FIRST_WALL + self.now.as_nanos()).saturating_add_signed(process.skew).max(1);
+        Now {
+            tick: Tick::ZERO + FIRST_TICK + self.now.since(process.born),
+            wall: Timestamp::from_nanos(wall),
+        }
+    }
+
+    /// The time of the fabric at a tick of a process.
+    pub(super) fn global(&self, place: Place, local: Tick) -> Tick {
+        self.processes[place].born + local.since(Tick::ZERO + FIRST_TICK)
+    }
+
+    fn above(&self, place: Place) -> Option<Place> {
+        let (endpoints, managers) = (self.config.endpoints as usize, self.config.managers.max(1) as usize);
+        match place {
+            0 => None,
+            place if place <= endpoints => Some(0),
+            place => Some(1 + (place - 1 - endpoints) / managers),
+        }
+    }
+
+    /// Starts a process, for the first time or anew.
+    pub(super) fn boot(&mut self, place: Place) {
+        self.lives += 1;
+        let endpoints = self.config.endpoints as usize;
+        let above = self.above(place);
+        let life = self.processes.get(place).map_or(0, |process| process.life + 1);
+        note!(self, "boot p{place} life {life}");
+        // A manager that is started again is a new one for some launchers, and the same one for others.
+        let fresh = place > endpoints && place.is_multiple_of(2);
+        let node_id = Uuid::from_u128(place as u128 | if fresh { u128::from(life) << 64 } else { 0 });
+        let identity = above.map(|above| UplinkIdentity {
+            role: if above == 0 { Role::Endpoint } else { Role::Manager },
+            node: node_id,
+            epoch: self.lives,
+            life: 0,
+            process: self.lives,
+            ends_at: Tick::NEVER,
+            credential: String::new(),
+            name: format!("p{place}"),
+            software: "simulated".to_owned(),
+        });
+        let mut node = Node::new(self.node_config(place, identity));
+        let executor = self.furnish(place, &mut node);
+        let old = self.processes.get(place);
+        let process = Process {
+            node,
+            lanes: if place == 0 { self.config.endpoints } else { 1 },
+            node_id,
+            life,
+            alive: true,
+            frozen: false,
+            deferred: Vec::new(),
+            above,
+            up: None,
+            dials: old.map_or(0, |old| old.dials),
+            born: self.now,
+            skew: old.map_or(0, |old| old.skew),
+            lag: old.map_or((Tick::ZERO, Duration::ZERO), |old| old.lag),
+            blocked: old.map_or([Tick::ZERO; 2], |old| old.blocked),
+            executor,
+            running: IdMap::default(),
+            waiting: VecDeque::new(),
+            ends: Ends::new(),
+            wake: None,
+            wakes_in_place: 0,
+            inputs: 0,
+            down_millis: 500,
+        };
+        match self.processes.get_mut(place) {
+            Some(old) => *old = process,
+            None => self.processes.push(process),
+        }
+        if place == 0 {
+            self.store.unload();
+            (0..self.config.endpoints).for_each(|lane| self.load(lane));
+        } else {
+            self.agenda.add(self.now + Duration::from_millis(1), Event::At(place, life, Input::Dial));
+        }
+        self.act(place);
+    }
+
+    fn node_config(&self, place: Place, uplink: Option<UplinkIdentity>) -> NodeConfig {
+        let (sent, returned, queue_tasks) = match place {
+            0 => (Hop::ServiceSent, None, 0),
+            place if place <= self.config.endpoints as usize => {
+                (Hop::EndpointSent, Some(Hop::EndpointReturned), self.config.queue_tasks)
+            }
+            _ => (Hop::ManagerSent, Some(Hop::ManagerReturned), 0),
+        };
+        NodeConfig {
+            uplink,
+            link: LinkPolicy::default(),
+            limits: DispatcherLimits { lane_tasks: usize::MAX, ..DispatcherLimits::default() },
+            lease_grace: (place != 0).then_some(LEASE_GRACE),
+            journal: false,
+            queue_tasks,
+            sent,
+            returned,
+            software: "simulated".to_owned(),
+        }
+    }
+
+    /// Gives a node its lanes, and a manager its executor.
+    fn furnish(&self, place: Place, node: &mut Node<IdleFirst>) -> Option<PeerId> {
+        if place == 0 {
+            (0..self.config.endpoints).for_each(|_| {
+                node.open_lane();
+            });
+            return None;
+        }
+        let lane = node.open_lane();
+        node.route(FunctionKind::Native, lane);
+        (place > self.config.endpoints as usize).then(|| node.attach_executor(lane, self.capacity()))
+    }
+
+    pub(super) const fn capacity(&self) -> Capacity {
+        Capacity { slots: self.config.workers, prefetch: self.config.prefetch }
+    }
+
+    /// A process is gone. It is started again after `down_millis`.
+    pub(super) fn die(&mut self, place: Place, silently: bool, down_millis: u32) {
+        if !self.processes[place].alive {
+            return;
+        }
+        note!(self, "p{place} is gone");
+        if place == 0 {
+            self.losses.service += 1;
+            if self.config.forgetful_store != 0 {
+                self.store.forget();
+            }
+        } else if place <= self.config.endpoints as usize {
+            self.losses.endpoints += 1;
+        }
+        self.orphan(place, silently);
+        let process = &mut self.processes[place];
+        (process.alive, process.frozen, process.up) = (false, false, None);
+        process.deferred.clear();
+        process.running.clear();
+        process.waiting.clear();
+        process.ends.clear();
+        // Whoever started a manager may see that it is dead before its connections tell.
+        if let Some(above) = process.above.filter(|above| *above != 0)
+            && process.life.is_multiple_of(2)
+        {
+            let node_id = process.node_id;
+            let life = self.processes[above].life;
+            let seen = self.now + Duration::from_millis(3);
+            self.agenda.add(seen, Event::At(above, life, Input::Dead(node_id)));
+        }
+        self.unsettled += 1;
+        self.agenda.add(self.now + Duration::from_millis(down_millis.into()), Event::Boot(place));
+    }
+
+    /// A process stands still for a while.
+    pub(super) fn freeze(&mut self, place: Place, millis: u32) {
+        let process = &mut self.processes[place];
+        if process.alive && !process.frozen {
+            process.frozen = true;
+            let life = process.life;
+            self.unsettled += 1;
+            self.agenda.add(self.now + Duration::from_millis(millis.into()), Event::Thaw(place, life));
+        }
+    }
+
+    pub(super) fn thaw(&mut self, place: Place, life: u32) {
+        self.unsettled -= 1;
+        if !self.is_alive(place, life) {
+            return;
+        }
+        note!(self, "p{place} goes on");
+        let now = self.clock(place);
+        let process = &mut self.processes[place];
+        process.frozen = false;
+        // Its timers may come before what others said meanwhile, or after.
+        if process.inputs.is_multiple_of(2) {
+            process.node.handle_timeout(now);
+            self.act(place);
+        }
+        for input in std::mem::take(&mut self.processes[place].deferred) {
+            self.input(place, life, input);
+        }
+        self.act(place);
+    }
+
+    /// A process gets an input now, or when it goes on.
+    pub(super) fn input(&mut self, place: Place, life: u32, input: Input) {
+        if !self.is_alive(place, life) {
+            return;
+        }
+        if self.processes[place].frozen {
+            self.processes[place].deferred.push(input);
+            return;
+        }
+        self.handle(place, input);
+        if self.processes[place].alive {
+            self.act(place);
+            self.check(place);
+        }
+    }
+
+    /// A process is asked to leave at once: it gives back what has not begun.
+    pub(super) fn leave(&mut self, place: Place, down_millis: u32) {
+        let process = &mut self.processes[place];
+        if !process.alive || process.frozen {
+            return;
+        }
+        let back: Vec<_> = process.waiting.drain(..).map(|task| task.attempt_id()).collect();
+        let executor = process.executor;
+        let now = self.clock(place);
+        let node = &mut self.processes[place].node;
+        if let Some(executor) = executor {
+            node.handle_executor(executor, ExecutorEvent::Capacity(Capacity::default()), now);
+            node.handle_executor(executor, ExecutorEvent::GaveBack(back), now);
+        }
+        node.leave();
+        self.act(place);
+        self.die(place, false, down_millis);
+    }
+
+    /// A process is asked to finish.
+    pub(super) fn drain(&mut self, place: Place, down_millis: u32) {
+        let now = self.clock(place);
+        let process = &mut self.processes[place];
+        if !process.alive || process.frozen {
+            return;
+        }
+        process.down_millis = down_millis;
+        process.node.drain(now);
+        let life = process.life;
+        // A service has nobody to say goodbye to; what it has is in its store.
+        let patience = if place == 0 { DRAIN / 4 } else { DRAIN };
+        self.agenda.add(self.now + patience, Event::At(place, life, Input::Exit));
+        self.act(place);
+    }
+
+    pub(super) fn exit(&mut self, place: Place) {
+        let down_millis = self.processes[place].down_millis;
+        self.die(place, false, down_millis);
+    }
+
+    pub(super) fn set_clock(&mut self, place: Place, by: i64) {
+        let skew = &mut self.processes[place].skew;
+        *skew = skew.saturating_add(by.saturating_mul(1_000_000));
+    }
+}

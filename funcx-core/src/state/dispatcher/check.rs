@@ -1,0 +1,67 @@
+//! Every promise of a dispatcher, looked at directly.
+
+use super::Dispatcher;
+use crate::contract::{PeerId, PlacementPolicy};
+use crate::state::invariant::{Invariant, Violation};
+
+impl<P: PlacementPolicy + Default> Dispatcher<P> {
+    /// Looks at every invariant that can be seen from here. Takes time in proportion to the tasks; for tests.
+    ///
+    /// # Errors
+    /// The first one that is broken.
+    pub fn check(&self) -> Result<(), Violation> {
+        let broken = |invariant, seen: String| Err(Violation { invariant, seen });
+        let (mut queued, mut leased) = (vec![0; self.lanes.len()], vec![0; self.lanes.len()]);
+        let mut bytes = vec![0; self.lanes.len()];
+        for (key, entry) in &self.tasks {
+            let lane = entry.lane.0 as usize;
+            if self.index.get(&entry.task.id) != Some(&(key as u32)) {
+                return broken(Invariant::OneOutcome, format!("{:?} is held twice", entry.task.id));
+            }
+            if entry.peer.is_some() && entry.leased_as > entry.task.attempt {
+                return broken(
+                    Invariant::BoundedAttempts,
+                    format!("{:?} is leased as {}", entry.task.attempt_id(), entry.leased_as),
+                );
+            }
+            bytes[lane] += entry.task.payload.len();
+            match entry.peer {
+                None => queued[lane] += 1,
+                Some(_) => leased[lane] += 1,
+            }
+        }
+        let mut held = vec![0; self.lanes.len()];
+        for (key, peer) in &self.peers {
+            for task in peer.held.iter(&self.tasks) {
+                if self.tasks[task].peer != Some(PeerId(key as u32)) {
+                    return broken(Invariant::OneLease, format!("{:?}", self.tasks[task].task.id));
+                }
+            }
+            held[peer.lane.0 as usize] += peer.held.len();
+        }
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let seen = (lane.queue.iter(&self.tasks).count(), lane.queue.len(), lane.leased, lane.bytes);
+            if seen != (queued[index], queued[index], leased[index], bytes[index])
+                || held[index] != leased[index]
+            {
+                return broken(Invariant::HonestCounters, format!("lane {index}: {seen:?}"));
+            }
+            if queued[index] + leased[index] > self.limits.lane_tasks {
+                return broken(
+                    Invariant::BoundedQueue,
+                    format!("lane {index} holds {}", queued[index] + leased[index]),
+                );
+            }
+        }
+        if self.index.len() != self.tasks.len()
+            || self.counters.accepted
+                != self.counters.delivered + self.counters.handed_back + self.tasks.len() as u64
+        {
+            return broken(
+                Invariant::OneOutcome,
+                format!("{:?} with {} tasks here", self.counters, self.tasks.len()),
+            );
+        }
+        Ok(())
+    }
+}
