@@ -4,6 +4,8 @@
 pub mod frame;
 #[path = "../../fuzz/src/http.rs"]
 pub mod http;
+#[path = "../../fuzz/src/journal.rs"]
+pub mod journal;
 #[path = "../../fuzz/src/message.rs"]
 pub mod message;
 #[path = "../../fuzz/src/replay.rs"]
@@ -22,4 +24,9 @@ fn message_corpus() {
 #[test]
 fn http_corpus() {
     replay::replay("http", 40, http::check);
+}
+
+#[test]
+fn journal_corpus() {
+    replay::replay("journal", 10, journal::check);
 }

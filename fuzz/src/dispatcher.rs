@@ -22,8 +22,15 @@ pub fn check(data: &[u8]) {
 fn decode(bytes: &mut impl Iterator<Item = u8>) -> Option<Step> {
     let kind = bytes.next()?;
     let mut next = || bytes.next().unwrap_or_default();
-    Some(match kind % 12 {
-        0 => Step::Submit { lane: next(), tasks: next(), max_attempts: next() },
+    Some(match kind % 15 {
+        0 => Step::Submit {
+            lane: next(),
+            tasks: next(),
+            max_attempts: next(),
+            owner: next(),
+            priority: next().cast_signed(),
+            left: next(),
+        },
         1 => Step::Resubmit { task: next(), later: next() },
         2 => Step::Cancel { task: next() },
         3 => Step::AddPeer { lane: next(), slots: next(), prefetch: next() },
@@ -34,14 +41,19 @@ fn decode(bytes: &mut impl Iterator<Item = u8>) -> Option<Step> {
         8 => Step::Stray { peer: next(), task: next() },
         9 => Step::Reconcile { peer: next(), keep: next(), extra: next(), older: next() & 1 == 1 },
         10 => Step::GiveBack { peer: next(), keep: next() },
-        _ => Step::HandBack,
+        11 => Step::HandBack,
+        12 => Step::Connect { peer: next(), present: next() & 1 == 1 },
+        13 => Step::Pass { ticks: next() },
+        _ => Step::Weigh { owner: next(), weight: next() },
     })
 }
 
 /// The bytes of a step. A step that the model learns and this function does not know is an error of the compiler.
 fn encode(step: Step, bytes: &mut Vec<u8>) {
     match step {
-        Step::Submit { lane, tasks, max_attempts } => bytes.extend([0, lane, tasks, max_attempts]),
+        Step::Submit { lane, tasks, max_attempts, owner, priority, left } => {
+            bytes.extend([0, lane, tasks, max_attempts, owner, priority.cast_unsigned(), left]);
+        }
         Step::Resubmit { task, later } => bytes.extend([1, task, later]),
         Step::Cancel { task } => bytes.extend([2, task]),
         Step::AddPeer { lane, slots, prefetch } => bytes.extend([3, lane, slots, prefetch]),
@@ -55,5 +67,8 @@ fn encode(step: Step, bytes: &mut Vec<u8>) {
         }
         Step::GiveBack { peer, keep } => bytes.extend([10, peer, keep]),
         Step::HandBack => bytes.push(11),
+        Step::Connect { peer, present } => bytes.extend([12, peer, u8::from(present)]),
+        Step::Pass { ticks } => bytes.extend([13, ticks]),
+        Step::Weigh { owner, weight } => bytes.extend([14, owner, weight]),
     }
 }

@@ -6,5 +6,6 @@ pub mod config;
 pub mod dispatcher;
 pub mod frame;
 pub mod http;
+pub mod journal;
 pub mod message;
 pub mod worker;

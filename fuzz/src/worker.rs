@@ -21,8 +21,8 @@ fn decode<'a>(data: &mut &'a [u8]) -> Option<Step<'a>> {
     let mut byte = || next(data).unwrap_or_default();
     Some(match kind % 16 {
         0 => {
-            let (tasks, function, flags) = (byte(), byte(), byte());
-            Step::Start { tasks, function, once: flags & 1 == 1, walltime: flags & 2 == 2 }
+            let (tasks, function, how) = (byte(), byte(), byte());
+            Step::Start { tasks, function, how }
         }
         1 => Step::Cancel { task: byte() },
         2 => Step::Pass { power: byte() },
@@ -46,7 +46,7 @@ fn decode<'a>(data: &mut &'a [u8]) -> Option<Step<'a>> {
         12 => Step::Exit { process: byte(), status: byte() },
         13 => Step::ZygoteWrites { line: text(data) },
         14 => Step::ZygoteChanges { fails: byte() & 1 == 1 },
-        _ => Step::Drain,
+        _ => Step::Drain { stops: byte() & 1 == 1 },
     })
 }
 

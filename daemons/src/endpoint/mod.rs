@@ -23,7 +23,9 @@ use funcx_core::contract::{Address, IdleFirst, Launcher};
 use funcx_core::message::{Hello, Refused, Role};
 use funcx_core::model::{EndpointId, FunctionKind, Hop, Outcome, Tick, limit};
 use funcx_core::state::{
-    BlockPolicy, DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity, Recovered};
+    BlockPolicy, DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, Recovered,
+    UplinkIdentity,
+};
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::journal::{Journal, JournalOptions};
 use funcx_net::transport::Transports;

@@ -209,7 +209,11 @@ impl Running {
             workers,
             queued: load.queued as u64,
             running: load.leased as u64,
-            problem: self.blocks.problem().map(str::to_owned).or_else(|| self.journal.problem().borrow().clone()),
+            problem: self
+                .blocks
+                .problem()
+                .map(str::to_owned)
+                .or_else(|| self.journal.problem().borrow().clone()),
         };
         if let Err(error) = self.file.update(&status) {
             tracing::warn!(error = format!("{error:#}"), "cannot write the status");
@@ -238,7 +242,12 @@ impl Running {
         let (finished, handed_back) =
             (after.delivered - before.delivered, after.handed_back - before.handed_back);
         let left = load.queued + load.leased;
-        tracing::info!(finished, handed_back, left, "drained: tasks that finished, went back to the service, are left");
+        tracing::info!(
+            finished,
+            handed_back,
+            left,
+            "drained: tasks that finished, went back to the service, are left"
+        );
     }
 
     async fn report(&mut self) {

@@ -3,12 +3,13 @@
 //!
 //! What a process writes goes through the same reader of frames as from a socket. After every step, and at the end:
 //!
-//! - every attempt that was taken in ends exactly once, and nothing that was not taken in does;
+//! - every attempt that was taken in ends or goes back, exactly once, and nothing that was not taken in does;
 //! - a process that breaks the protocol ends alone: no other process is signalled, no other connection closed;
 //! - what ends is within its bounds, whatever the process claimed;
 //! - what is written to a process are whole frames of the protocol, with no task that it cannot run;
 //! - what may run at most once is not given to another process once it has begun;
-//! - a pool that drains gets there, if its processes do what they are told from then on.
+//! - a pool that drains gets there, if its processes do what they are told from then on, and gives back what it has not
+//!   begun.
 
 mod process;
 
@@ -18,7 +19,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 use funcx_core::contract::ExecutorEvent;
 use funcx_core::model::{
-    AttemptId, Function, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick, Timestamp,
+    AttemptId, Failure, Function, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
+    Timestamp,
 };
 
 use self::process::{Connection, Process, outcome_frame, pid_of, put_frame};
@@ -39,8 +41,8 @@ const MAX_ROUNDS: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are what the sentence above each variant says")]
 pub enum Step<'a> {
-    /// Tasks are started, which may run at most once, or have a walltime.
-    Start { tasks: u8, function: u8, once: bool, walltime: bool },
+    /// Tasks are started. By `how` they may run at most once (1), have a walltime (2), a time to live (4), a deadline (8).
+    Start { tasks: u8, function: u8, how: u8 },
     /// A task is cancelled.
     Cancel { task: u8 },
     /// Time passes: two to this power of nanoseconds.
@@ -66,8 +68,8 @@ pub enum Step<'a> {
     ZygoteWrites { line: &'a [u8] },
     /// The zygote is lost; if it was asked for, it is ready, or cannot be started.
     ZygoteChanges { fails: bool },
-    /// The pool takes no more tasks.
-    Drain,
+    /// The pool takes no more tasks; it also ends those that run if it `stops`.
+    Drain { stops: bool },
 }
 
 /// A pool and its world.
@@ -130,7 +132,7 @@ impl ScriptedPool {
     pub fn step(&mut self, step: Step<'_>) {
         self.speaker = None;
         match step {
-            Step::Start { tasks, function, once, walltime } => self.start(tasks, function, once, walltime),
+            Step::Start { tasks, function, how } => self.start(tasks, function, how),
             Step::Cancel { task } => {
                 if let Some(attempt) = pick(&self.attempts, task).copied() {
                     self.state.cancel(&[attempt], self.now);
@@ -155,9 +157,12 @@ impl ScriptedPool {
             }
             Step::ZygoteWrites { line } => self.hear_zygote(line),
             Step::ZygoteChanges { fails } => self.change_zygote(fails),
-            Step::Drain => {
+            Step::Drain { stops } => {
                 self.draining = true;
-                self.state.drain(self.now);
+                match stops {
+                    true => self.state.stop(Failure::new("BlockEnds", "the block ends"), self.now),
+                    false => self.state.drain(self.now),
+                }
             }
         }
         self.perform();
@@ -168,12 +173,12 @@ impl ScriptedPool {
     /// # Panics
     /// If that is not so.
     pub fn finish(mut self) -> usize {
-        self.step(Step::Drain);
+        self.step(Step::Drain { stops: false });
         for _ in 0..MAX_ROUNDS {
             if self.drained {
                 assert!(self.open.is_empty(), "drained with open tasks: {:?}", self.open);
-                self.step(Step::Start { tasks: 1, function: 0, once: false, walltime: false });
-                assert!(self.open.is_empty(), "a task that comes too late ends at once");
+                self.step(Step::Start { tasks: 1, function: 0, how: 0 });
+                assert!(self.open.is_empty(), "a task that comes too late goes back at once");
                 return self.ended;
             }
             self.speaker = None;
@@ -217,15 +222,25 @@ impl ScriptedPool {
         self.processes.get_mut(&worker).expect("chosen from those that are there")
     }
 
-    fn start(&mut self, tasks: u8, function: u8, once: bool, walltime: bool) {
+    fn start(&mut self, tasks: u8, function: u8, how: u8) {
+        let once = how & 1 == 1;
         let function = Function::python(["f", "g", "h"][usize::from(function) % 3], "");
         let mut spec = TaskSpec::new(Arc::new(function), IdentityId::from_u128(1));
         spec.limits.max_attempts = if once { 1 } else { 3 };
-        spec.shape.walltime = walltime.then_some(Duration::from_secs(1));
+        spec.shape.walltime = (how & 2 == 2).then_some(Duration::from_secs(1));
         let spec = Arc::new(spec);
         let first = self.attempts.len() as u128;
         let new: Vec<_> = (0..u128::from(tasks % 16))
-            .map(|number| Task::new(TaskId::from_u128(first + number), Arc::clone(&spec), "[]"))
+            .map(|number| {
+                let mut task = Task::new(TaskId::from_u128(first + number), Arc::clone(&spec), "[]");
+                if how & 4 == 4 {
+                    task.start_by = self.now.tick + Duration::from_millis(50);
+                }
+                if how & 8 == 8 {
+                    task.end_by = self.now.tick + Duration::from_millis(100);
+                }
+                task
+            })
             .collect();
         self.attempts.extend(new.iter().map(Task::attempt_id));
         self.open.extend(new.iter().map(|task| (task.attempt_id(), once)));
@@ -248,10 +263,14 @@ impl ScriptedPool {
     /// Does what is due.
     fn wake(&mut self) {
         self.perform();
-        while self.state.poll_timeout().is_some_and(|due| due <= self.now.tick) {
+        for _ in 0..MAX_ROUNDS {
+            if self.state.poll_timeout().is_none_or(|due| due > self.now.tick) {
+                return;
+            }
             self.state.handle_timeout(self.now);
             self.perform();
         }
+        panic!("what is due is not done: {self:?}");
     }
 
     fn fork(&mut self, worker: u64) {
