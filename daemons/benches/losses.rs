@@ -92,7 +92,7 @@ fn print(what: &str, paper: &str, runs: &[Vec<Figure>]) {
 
 async fn lose_manager() -> Vec<Figure> {
     let engine = "max_workers_per_node: 4\n  provider: {init_blocks: 2, min_blocks: 2, max_blocks: 2}";
-    let fabric = Fabric::start_with(engine, 8).await;
+    let fabric = Fabric::start_engine(engine, 8, &[]).await;
     let log = tempfile::NamedTempFile::new().unwrap();
     let begun = warm(&fabric, log.path()).await;
     let killing = async {

@@ -12,7 +12,7 @@ use clap::Args;
 use funcx_net::{
     auth::LocalAuthority,
     http,
-    service::{Service, ServiceConfig},
+    service::{Left, Service, ServiceConfig},
     store::EmbeddedStore,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -81,18 +81,23 @@ impl RunningService {
         &self.authority
     }
 
-    /// Stops to accept requests, closes the links, and resolves when both are done. What was accepted is in the store.
+    /// Stops in order: submissions are refused and the service is not ready, while what is being committed is finished;
+    /// then requests under way are answered and the socket is closed; then the links. Resolves with what is left, which is
+    /// in the store.
     ///
     /// # Errors
     /// Why it could not go on, if it had ended before.
-    pub async fn shutdown(self) -> Result<()> {
+    pub async fn shutdown(self) -> Result<Left> {
+        let left = self.service.begin_stop().await;
         self.stop.cancel();
+        let served = self.server.await;
         self.service.stop().await;
-        self.server.await.context("the HTTP server panicked")?.context("the HTTP server failed")
+        served.context("the HTTP server panicked")?.context("the HTTP server failed")?;
+        Ok(left)
     }
 }
 
-/// Runs a service until a signal comes.
+/// Runs a service until a signal comes. A second one ends it at once.
 ///
 /// # Errors
 /// Why it could not start or go on.
@@ -102,7 +107,14 @@ pub async fn run(options: ServiceOptions) -> Result<ExitCode> {
     tracing::info!(url = service.url(), data_dir = %options.data_dir.display(), "the service is ready");
     signals.wait().await;
     tracing::info!("stopping");
-    service.shutdown().await?;
+    let left = tokio::select! {
+        left = service.shutdown() => left?,
+        () = signals.wait() => {
+            return Err(Failed::new(Exit::Failure, "told to stop again while stopping").into());
+        }
+    };
+    let Left { queued, leased } = left;
+    tracing::info!(queued, leased, "stopped; tasks that are left are stored, and go on with the next start");
     Ok(ExitCode::SUCCESS)
 }
 

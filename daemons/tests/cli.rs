@@ -224,12 +224,24 @@ fn tasks_functions_and_endpoints_are_listed_shown_and_cancelled() {
     let slow = slow["task_id"].as_str().expect("an id");
     let unfinished = fabric.run(&["task", "result", slow]).aside(Exit::WrongState);
     assert!(unfinished.contains("has not ended"), "{unfinished}");
-    assert_eq!(fabric.run(&["task", "cancel", slow]).out(Exit::Success), "1 cancelled\n");
+    let cancelled = fabric.run(&["task", "cancel", "--wait", slow]).out(Exit::Success);
+    assert_eq!(cancelled, "1 stopped\n");
+    assert_eq!(fabric.run(&["task", "cancel", slow]).out(Exit::Success), "1 ended before\n");
     let cancelled = fabric.run(&["task", "result", "--wait", slow]).aside(Exit::TaskFailed);
     assert!(cancelled.contains("cancelled"), "{cancelled}");
     let shown = fabric.run(&["task", "show", slow]).out(Exit::Success);
     assert!(shown.contains("cancelled") && shown.contains(slow), "{shown}");
-    assert_eq!(fabric.run(&["task", "cancel", &function]).out(Exit::Failure), "0 cancelled, 1 unknown\n");
+    assert_eq!(fabric.run(&["task", "cancel", &function]).out(Exit::Failure), "1 unknown\n");
+    let timeline = fabric.run(&["task", "timeline", returned]).out(Exit::Success);
+    let rows: Vec<_> = timeline.lines().map(str::trim_start).collect();
+    for (row, word) in rows.iter().skip(2).zip(["AFTER", "0.000 ms  accepted", "", "", "", "", "", ""]) {
+        assert!(row.starts_with(word), "{timeline}");
+    }
+    assert!(rows[0].contains("returned") && timeline.contains("Python 3."), "{timeline}");
+    let timeline = fabric.run(&["task", "timeline", "--json", returned]).json(Exit::Success);
+    let words: Vec<_> =
+        timeline["transitions"].as_array().expect("rows").iter().map(|row| row["what"].clone()).collect();
+    assert_eq!(words.len(), 9, "every hop and the end: {timeline}");
 
     let page = fabric.run(&["task", "list", "--json", "--limit", "1"]).json(Exit::Success);
     assert_eq!(page["tasks"][0]["task_id"], returned);

@@ -23,7 +23,7 @@ impl Site {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_funcx-endpoint"));
         command.args(arguments).env("FUNCX_DIR", self.directory.path()).stdin(Stdio::null());
-        for name in ["FUNCX_TOKEN", "FUNCX_SERVICE", "FUNCX_LOG", "FUNCX_LOG_JSON"] {
+        for name in ["FUNCX_TOKEN", "FUNCX_SERVICE", "FUNCX_LOG", "FUNCX_LOG_FORMAT"] {
             command.env_remove(name);
         }
         command

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[expect(dead_code, reason = "other tests use the rest of it")]
 mod fabric;
 
 use std::collections::BTreeMap;

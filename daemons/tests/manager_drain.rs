@@ -9,7 +9,7 @@ use funcx_core::message::{Hello, Refused};
 use funcx_core::model::{
     Function, FunctionKind, Hop, IdentityId, Outcome, OutcomeKind, Task, TaskId, TaskSpec,
 };
-use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig};
+use funcx_core::state::{DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig};
 use funcx_daemons::exit::Exit;
 use funcx_net::driver::{self, NodeHandle, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
@@ -40,6 +40,10 @@ impl NodeHost for Host {
         ready(()).boxed()
     }
 
+    fn record(&self, _: Vec<JournalEntry>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
     fn notice(&self, _: NodeNotice) {}
 }
 
@@ -63,6 +67,7 @@ impl Site {
             link: LinkPolicy::default(),
             limits: DispatcherLimits::default(),
             lease_grace: None,
+            journal: false,
             queue_tasks: 0,
             sent: Hop::EndpointSent,
             returned: None,

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod driver;
 pub mod http;
 pub mod journal;
+pub mod metrics;
 pub mod service;
 pub mod store;
 pub mod transport;

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use funcx_core::contract::Frame;
 use funcx_core::message::{
     FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, TaskBatch, Welcome,
-    WireAttempt, WireCapacity,
+    WireAttempt, WireCapacity, WireTaskEvent,
 };
 use funcx_core::model::{
     ErrorKind, Function, FunctionBody, FunctionHash, FunctionKind, Hop, IdentityId, Outcome, OutcomeKind,
-    Target, Task, TaskId, TaskSpec, Timestamp, limit,
+    Target, Task, TaskEvent, TaskEventKind, TaskId, TaskSpec, Tick, Timestamp, limit,
 };
 use funcx_net::codec::{COPY_BELOW_BYTES, decode, encode};
 use proptest::collection::vec;

@@ -9,6 +9,8 @@ mod fabric;
 mod fixtures;
 #[path = "http/globus.rs"]
 mod globus;
+#[path = "http/operations.rs"]
+mod operations;
 #[path = "http/own.rs"]
 mod own;
 #[path = "http/refusals.rs"]

@@ -44,6 +44,7 @@ use funcx_core::model::{
 };
 use funcx_net::driver::NodeNotice;
 use funcx_net::service::{
-    Accepted, Batch, CancelTarget, FollowEvent, NewEndpoint, NewFunction, ServiceConfig, Submit, TaskStatus,
+    Accepted, Batch, CancelEffect, CancelTarget, FollowEvent, NewEndpoint, NewFunction, ServiceConfig,
+    Submit, TaskStatus,
 };
 use stores::Gated;

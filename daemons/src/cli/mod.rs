@@ -3,6 +3,7 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `token`, `function`, `run`, `task`, `endpoint`, `limits`, `bench`, `chaos`, `completions` | the sub-commands |
+//! | `timeline`, `cancel`, `purge` | what happened to a task; stopping and forgetting tasks |
 //! | `common` | what all of them take: where the service is, who asks, which form the answer has |
 //! | `words` | words of a command line as arguments of a function |
 //! | `source` | which function of a Python file is meant |
@@ -11,6 +12,7 @@
 //! | `hint` | what to do about an error |
 
 pub mod bench;
+pub mod cancel;
 #[cfg(target_os = "linux")]
 pub mod chaos;
 pub mod common;
@@ -21,9 +23,11 @@ pub mod function;
 mod hint;
 pub mod limits;
 mod output;
+pub mod purge;
 pub mod run;
 mod source;
 pub mod task;
+mod timeline;
 pub mod token;
 mod words;
 

@@ -97,6 +97,11 @@ pub(super) fn age(seconds: f64) -> String {
     format!("{} ago", short(Duration::try_from_secs_f64(elapsed).unwrap_or_default()))
 }
 
+/// As [`age`], of a time in nanoseconds since the Unix epoch.
+pub(super) fn age_of(nanos: u64) -> String {
+    format!("{} ago", short(Duration::from_nanos(wall_clock().as_nanos().saturating_sub(nanos))))
+}
+
 /// A duration in its largest unit, as it is said.
 pub(super) fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();

@@ -5,11 +5,11 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use funcx_core::model::{TaskGroupId, TaskId, limit};
-use funcx_net::client::{CancelAnswer, TaskView};
+use funcx_net::client::TaskView;
 
 use super::common::Common;
-use super::ending;
 use super::output::{age, fields, print_aside, short, table};
+use super::{cancel, ending, purge, timeline};
 use crate::exit::Exit;
 
 /// What to do with tasks.
@@ -22,6 +22,11 @@ pub enum Command {
         /// Id of the task
         id: TaskId,
     },
+    /// Show what happened to a task: when, and who did it
+    Timeline {
+        /// Id of the task
+        id: TaskId,
+    },
     /// Print what a task returned
     Result {
         /// Id of the task
@@ -31,7 +36,9 @@ pub enum Command {
         wait: bool,
     },
     /// Stop tasks, wherever they are
-    Cancel(Cancel),
+    Cancel(cancel::Options),
+    /// Forget tasks that have ended, with their arguments and results
+    Purge(purge::Options),
 }
 
 /// Which tasks to list.
@@ -48,17 +55,6 @@ pub struct List {
     pub after: Option<String>,
 }
 
-/// Which tasks to stop.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct Cancel {
-    /// Ids of the tasks
-    pub ids: Vec<TaskId>,
-    /// All of this task group
-    #[arg(long, value_name = "ID")]
-    pub group: Option<TaskGroupId>,
-}
-
 /// Does what the command line says.
 pub(super) async fn run(common: &Common, command: Command) -> Result<ExitCode> {
     match command {
@@ -68,8 +64,10 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<ExitCode> {
             common.output().show(&ending::json(&task), |_| described(&task))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Timeline { id } => timeline::show(common, id).await,
         Command::Result { id, wait } => result(common, id, wait).await,
-        Command::Cancel(options) => cancel(common, options).await,
+        Command::Cancel(options) => cancel::run(common, options).await,
+        Command::Purge(options) => purge::run(common, options).await,
     }
 }
 
@@ -104,19 +102,6 @@ async fn result(common: &Common, id: TaskId, wait: bool) -> Result<ExitCode> {
         }
     };
     ending::show(common.output(), &task, kind)
-}
-
-async fn cancel(common: &Common, Cancel { ids, group }: Cancel) -> Result<ExitCode> {
-    let client = common.client()?;
-    let answer = match group {
-        Some(group) => client.cancel_group(group).await?,
-        None => client.cancel(&ids).await?,
-    };
-    common.output().show(&answer, |CancelAnswer { cancelled, unknown }| {
-        let unknown = if *unknown == 0 { String::new() } else { format!(", {unknown} unknown") };
-        format!("{cancelled} cancelled{unknown}")
-    })?;
-    Ok(if answer.unknown == 0 { ExitCode::SUCCESS } else { Exit::Failure.into() })
 }
 
 fn row(task: &TaskView) -> [String; 5] {

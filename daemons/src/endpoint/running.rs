@@ -230,12 +230,12 @@ impl Running {
         }
     }
 
-    async fn counters(&self) -> Counters {
+    async fn counters(&mut self) -> Counters {
         self.node.with(|node, _| node.counters()).await.unwrap_or_default()
     }
 
     /// Tells the operator what became of the tasks that were here when the endpoint was told to stop.
-    async fn say_what_became(&self, leaving: Leaving) {
+    async fn say_what_became(&mut self, leaving: Leaving) {
         let (Leaving::Draining { before, .. } | Leaving::Stopping { before, .. }) = leaving else { return };
         let seen = self.node.with(|node, _| (node.counters(), node.load(LaneId(0)))).await;
         let Ok((after, load)) = seen else { return };

@@ -26,6 +26,7 @@ pub(crate) struct Fabric {
     directory: TempDir,
     address: SocketAddr,
     token: String,
+    environment: Vec<(String, String)>,
     service: Child,
     endpoint: Child,
 }
@@ -33,16 +34,23 @@ pub(crate) struct Fabric {
 impl Fabric {
     /// Starts a service, an endpoint named `faulty`, and a manager with this many workers.
     pub(crate) async fn start(workers: u32) -> Self {
-        Self::start_with(&format!("max_workers_per_node: {workers}"), workers).await
+        Self::start_with(workers, &[]).await
     }
 
-    /// Starts a service and an endpoint named `faulty` whose engine has these keys, and waits for so many workers.
-    pub(crate) async fn start_with(engine: &str, workers: u32) -> Self {
+    /// The same, with these variables in the environment of service and endpoint.
+    pub(crate) async fn start_with(workers: u32, environment: &[(&str, &str)]) -> Self {
+        Self::start_engine(&format!("max_workers_per_node: {workers}"), workers, environment).await
+    }
+
+    /// The same with an engine that has these keys, and altogether so many workers.
+    pub(crate) async fn start_engine(engine: &str, workers: u32, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Free now, and nobody else on this machine asks for it by number.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let token = create_token(directory.path()).await;
-        let service = start_service(directory.path(), address);
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(owned).collect();
+        let service = start_service(directory.path(), address, &environment);
         let configured = endpoint_command(directory.path(), &token)
             .args(["configure", "faulty", "--service", &format!("http://{address}")])
             .output()
@@ -51,8 +59,8 @@ impl Fabric {
         assert!(configured.status.success(), "{}", String::from_utf8_lossy(&configured.stderr));
         let config = format!("service: http://{address}\nengine:\n  {engine}\n");
         std::fs::write(directory.path().join("home/endpoints/faulty/config.yaml"), config).unwrap();
-        let endpoint = start_endpoint(directory.path(), &token);
-        let fabric = Self { directory, address, token, service, endpoint };
+        let endpoint = start_endpoint(directory.path(), &token, &environment);
+        let fabric = Self { directory, address, token, environment, service, endpoint };
         fabric.online(workers).await;
         fabric
     }
@@ -67,7 +75,7 @@ impl Fabric {
     pub(crate) async fn restart_service(&mut self) {
         kill(self.service.id().unwrap());
         self.service.wait().await.unwrap();
-        self.service = start_service(self.directory.path(), self.address);
+        self.service = start_service(self.directory.path(), self.address, &self.environment);
     }
 
     /// Kills the endpoint and starts it again.
@@ -84,7 +92,7 @@ impl Fabric {
 
     /// Starts an endpoint that was killed.
     pub(crate) fn start_endpoint(&mut self) {
-        self.endpoint = start_endpoint(self.directory.path(), &self.token);
+        self.endpoint = start_endpoint(self.directory.path(), &self.token, &self.environment);
     }
 
     /// The process of the manager, once it has a zygote with workers.
@@ -104,12 +112,40 @@ impl Fabric {
         let manager = self.manager().await;
         let mut family = vec![manager];
         family.extend(children(manager));
-        for child in [&mut self.endpoint, &mut self.service] {
-            signal(Pid::from_raw(child.id().unwrap() as i32), Signal::SIGTERM).unwrap();
-            let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops").unwrap();
-            assert!(status.success(), "{status}");
-        }
+        self.stop_all().await;
         until("managers and zygotes are gone", || family.iter().all(|pid| !is_alive(*pid))).await;
+    }
+
+    /// Stops endpoint and service politely.
+    pub(crate) async fn stop_all(&mut self) {
+        self.stop_endpoint().await;
+        self.stop_service().await;
+    }
+
+    /// Stops the endpoint politely.
+    pub(crate) async fn stop_endpoint(&mut self) {
+        terminate(&mut self.endpoint).await;
+    }
+
+    /// Stops the service politely.
+    pub(crate) async fn stop_service(&mut self) {
+        terminate(&mut self.service).await;
+    }
+
+    /// Starts service and endpoint again after both have been stopped.
+    pub(crate) fn start_again(&mut self) {
+        self.service = start_service(self.directory.path(), self.address, &self.environment);
+        self.endpoint = start_endpoint(self.directory.path(), &self.token, &self.environment);
+    }
+
+    /// What `service`, `endpoint` or the managers (`manager`) have logged so far.
+    pub(crate) fn log(&self, name: &str) -> String {
+        if name != "manager" {
+            return std::fs::read_to_string(self.directory.path().join(format!("{name}.log"))).unwrap();
+        }
+        let logs = self.directory.path().join("home/endpoints/faulty/logs");
+        let files = std::fs::read_dir(logs).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).unwrap()).collect()
     }
 
     /// Waits until the service knows of so many workers.
@@ -182,19 +218,27 @@ async fn create_token(directory: &Path) -> String {
     answer["token"].as_str().unwrap().to_owned()
 }
 
-fn start_service(directory: &Path, address: SocketAddr) -> Child {
+async fn terminate(child: &mut Child) {
+    signal(Pid::from_raw(child.id().unwrap() as i32), Signal::SIGTERM).unwrap();
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+fn start_service(directory: &Path, address: SocketAddr, environment: &[(String, String)]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_funcx-service"))
         .args(["--listen", &address.to_string(), "--data-dir"])
         .arg(directory.join("data"))
+        .envs(environment.iter().cloned())
         .stderr(log(directory, "service"))
         .kill_on_drop(true)
         .spawn()
         .unwrap()
 }
 
-fn start_endpoint(directory: &Path, token: &str) -> Child {
+fn start_endpoint(directory: &Path, token: &str, environment: &[(String, String)]) -> Child {
     endpoint_command(directory, token)
         .args(["start", "faulty"])
+        .envs(environment.iter().cloned())
         .stderr(log(directory, "endpoint"))
         .kill_on_drop(true)
         .spawn()

@@ -205,7 +205,7 @@ impl DispatcherModel {
             owner: owner % 3,
             priority: priority % 2,
             start_by: due(left % 2 == 1),
-            end_by: due(left % 4 == 0),
+            end_by: due(left.is_multiple_of(4)),
             stop: None,
             again: false,
             begun: false,

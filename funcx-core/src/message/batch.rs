@@ -139,6 +139,11 @@ impl SpecHead {
         self.function
     }
 
+    /// The trace that the tasks belong to, for logs; 0 if there is none.
+    pub const fn trace_id(&self) -> u128 {
+        self.trace.0
+    }
+
     /// The specification, for the function that the receiver has under [`SpecHead::function`].
     pub fn into_spec(self, function: Arc<Function>) -> TaskSpec {
         TaskSpec {

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::api::Api;
+use super::dropped;
 use super::requests::Inner;
 use super::session::Session;
 use super::submission::{CALL_BYTES, QUEUE_BYTES};
@@ -83,8 +84,10 @@ impl ClientBuilder {
         let group = new_group()?;
         let (calls, queued) = mpsc::channel(CHANNEL_CALLS);
         runtime.spawn(Session::new(Arc::clone(&api), group, queued).run());
+        let (dropped, to_cancel) = mpsc::unbounded_channel();
+        runtime.spawn(dropped::run(Arc::clone(&api), to_cancel));
         let room = Arc::new(Semaphore::new(self.queue_bytes));
-        Ok(Client::new(Inner { api, group, calls, room, queue_bytes: self.queue_bytes }))
+        Ok(Client::new(Inner { api, group, calls, dropped, room, queue_bytes: self.queue_bytes }))
     }
 }
 

@@ -13,6 +13,7 @@ use funcx_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use super::TaskView;
+use super::dropped::Dropped;
 use super::requests::Inner;
 
 /// What the session answers to a call: the id of the task, and where its end will be told.
@@ -23,10 +24,12 @@ pub(super) type Accepted = Result<(TaskId, oneshot::Receiver<Result<TaskView>>)>
 /// An outcome of any kind is `Ok`: look at [`TaskView`] for how the task ended. `Err` is for submissions that were
 /// refused and for results that cannot be had.
 ///
-/// **Cancellation.** Dropping the handle does not stop the task; [`TaskHandle::cancel`] does.
+/// **Cancellation.** Dropping the handle does not stop the task; [`TaskHandle::cancel`] does, and so does dropping one that
+/// was told to with [`TaskHandle::cancel_on_drop`].
 pub struct TaskHandle {
     client: Arc<Inner>,
     stage: Stage,
+    cancels: bool,
 }
 
 enum Stage {
@@ -37,7 +40,18 @@ enum Stage {
 
 impl TaskHandle {
     pub(super) fn new(client: Arc<Inner>, accepted: oneshot::Receiver<Accepted>) -> Self {
-        Self { client, stage: Stage::Submitting(accepted) }
+        Self { client, stage: Stage::Submitting(accepted), cancels: false }
+    }
+
+    /// The same handle, which stops the task when it is dropped before it has told the outcome: for those who use it in a
+    /// `select!` or under a timeout, and want nothing to go on that nobody waits for.
+    ///
+    /// The request is made by the client in the background, together with those of other handles. It is not made if the
+    /// runtime ends first.
+    #[must_use]
+    pub fn cancel_on_drop(mut self) -> Self {
+        self.cancels = true;
+        self
     }
 
     /// The id of the task, once the service has accepted it; from then on the task is durable.
@@ -93,6 +107,21 @@ impl Future for TaskHandle {
         let told = ready!(Pin::new(outcome).poll(context));
         self.stage = Stage::Told(Some(id));
         Poll::Ready(told.unwrap_or_else(|_| Err(session_ended("wait for task").with_context("task", id))))
+    }
+}
+
+impl Drop for TaskHandle {
+    fn drop(&mut self) {
+        if !self.cancels {
+            return;
+        }
+        let dropped = match std::mem::replace(&mut self.stage, Stage::Told(None)) {
+            Stage::Submitting(accepted) => Dropped::Submitting(accepted),
+            Stage::Accepted(id, _) => Dropped::Accepted(id),
+            Stage::Told(_) => return,
+        };
+        // With the runtime gone there is nobody to make the request.
+        let _ = self.client.dropped.send(dropped);
     }
 }
 

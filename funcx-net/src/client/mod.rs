@@ -36,6 +36,7 @@
 mod api;
 mod builder;
 mod call;
+mod dropped;
 mod event_parser;
 mod handle;
 mod lanes;
@@ -61,6 +62,6 @@ pub use submission::{QUEUE_BYTES, Submitted};
 pub use token::Token;
 
 pub use crate::http::wire::{
-    CancelAnswer, EndpointView, FailureView, FunctionPage, FunctionRegistered, FunctionRegistration,
-    FunctionView, TaskPage, TaskView,
+    CancelAnswer, CancelEffect, EndpointView, FailureView, FunctionPage, FunctionRegistered,
+    FunctionRegistration, FunctionView, PurgeAnswer, TaskPage, TaskView, TimelineView, TransitionView,
 };

@@ -9,13 +9,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::api::{Api, Repeat};
 use super::builder::new_group;
 use super::call::{CallOptions, CallTarget};
+use super::dropped::{self, Dropped};
 use super::handle::session_ended;
 use super::lanes::Lanes;
 use super::session::Queued;
 use super::submission::{CALL_BYTES, Submitted, submit};
 use super::{
     Arguments, Call, CallService, CancelAnswer, ClientBuilder, EndpointView, FunctionPage,
-    FunctionRegistered, FunctionRegistration, FunctionView, Outcomes, TaskHandle, TaskPage, TaskView,
+    FunctionRegistered, FunctionRegistration, FunctionView, Outcomes, PurgeAnswer, TaskHandle, TaskPage,
+    TaskView, TimelineView,
 };
 use crate::http::wire::{CancelRequest, EndpointList};
 
@@ -37,6 +39,8 @@ pub(super) struct Inner {
     pub(super) api: Arc<Api>,
     pub(super) group: TaskGroupId,
     pub(super) calls: mpsc::Sender<Queued>,
+    /// Handles whose tasks are to be stopped. There are no more of them than calls were made.
+    pub(super) dropped: mpsc::UnboundedSender<Dropped>,
     pub(super) room: Arc<Semaphore>,
     pub(super) queue_bytes: usize,
 }
@@ -176,6 +180,11 @@ impl Client {
         self.0.api.fetch("find task", &format!("/v1/tasks/{id}"), &[]).await
     }
 
+    /// What happened to the task so far: when, and who did it.
+    pub async fn timeline(&self, id: TaskId) -> Result<TimelineView> {
+        self.0.api.fetch("find task", &format!("/v1/tasks/{id}/timeline"), &[]).await
+    }
+
     /// The task once it has ended. For one task that was submitted by somebody else or earlier; a
     /// [`TaskHandle`] is the cheaper way for one's own.
     ///
@@ -203,7 +212,8 @@ impl Client {
         self.0.api.fetch("list tasks", "/v1/tasks", &query).await
     }
 
-    /// Stops tasks, wherever they are. Those that have ended, and those that are not there, are left out.
+    /// Stops tasks, wherever they are, in as few requests as they fit into. Says of each what was done: one that waited has
+    /// ended, one that is at its endpoint is being stopped there, and its outcome says whether that came in time.
     pub async fn cancel(&self, tasks: &[TaskId]) -> Result<CancelAnswer> {
         self.0.cancel(tasks).await
     }
@@ -215,10 +225,32 @@ impl Client {
     }
 }
 
+/// Forgetting tasks.
+impl Client {
+    /// Forgets tasks that have ended, with their arguments and results. Those that have not ended stay.
+    pub async fn purge(&self, tasks: &[TaskId]) -> Result<PurgeAnswer> {
+        let mut all = PurgeAnswer::default();
+        for part in tasks.chunks(limit::MAX_SUBMIT_TASKS) {
+            let body = CancelRequest { task_ids: Some(part.to_vec()), task_group_id: None };
+            let answer: PurgeAnswer =
+                self.0.api.post("purge tasks", "/v1/purge", &body, Repeat::Freely).await?;
+            all.purged += answer.purged;
+            all.unfinished += answer.unfinished;
+            all.unknown += answer.unknown;
+        }
+        Ok(all)
+    }
+
+    /// Forgets every task of a group that has ended.
+    pub async fn purge_group(&self, group: TaskGroupId) -> Result<PurgeAnswer> {
+        let body = CancelRequest { task_ids: None, task_group_id: Some(group) };
+        self.0.api.post("purge task group", "/v1/purge", &body, Repeat::Freely).await
+    }
+}
+
 impl Inner {
     pub(super) async fn cancel(&self, tasks: &[TaskId]) -> Result<CancelAnswer> {
-        let body = CancelRequest { task_ids: Some(tasks.to_vec()), task_group_id: None };
-        self.api.post("cancel tasks", "/v1/cancel", &body, Repeat::Freely).await
+        dropped::cancel(&self.api, tasks.to_vec()).await
     }
 }
 

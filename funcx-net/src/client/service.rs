@@ -13,7 +13,8 @@ use super::{Call, Client, TaskView};
 /// It is always ready; a call waits inside its future while the client's queue is full. Put a
 /// `tower::limit::ConcurrencyLimit` around it to bound how many calls are open.
 ///
-/// **Cancellation.** Dropping the future of a call that is submitted does not stop the task.
+/// **Cancellation.** Dropping the future of a call that is submitted does not stop the task, unless the service was made
+/// with [`CallService::cancel_on_drop`]; then a `tower::timeout::Timeout` around it stops what it gives up.
 ///
 /// ```no_run
 /// # use funcx_net::client::{Arguments, Call, Client, Result};
@@ -26,11 +27,20 @@ use super::{Call, Client, TaskView};
 #[derive(Debug, Clone)]
 pub struct CallService {
     client: Client,
+    cancels: bool,
 }
 
 impl CallService {
     pub(super) fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, cancels: false }
+    }
+
+    /// The same service, which stops the tasks of futures that are dropped
+    /// ([`TaskHandle::cancel_on_drop`](super::TaskHandle::cancel_on_drop)).
+    #[must_use]
+    pub fn cancel_on_drop(mut self) -> Self {
+        self.cancels = true;
+        self
     }
 }
 
@@ -44,7 +54,11 @@ impl Service<Call> for CallService {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let client = self.client.clone();
-        async move { client.submit(call).await?.await }.boxed()
+        let Self { client, cancels } = self.clone();
+        async move {
+            let handle = client.submit(call).await?;
+            if cancels { handle.cancel_on_drop().await } else { handle.await }
+        }
+        .boxed()
     }
 }

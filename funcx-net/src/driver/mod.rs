@@ -4,6 +4,7 @@
 //! node's task never waits for a connection: what it has to send is bounded by the credits of the peer.
 
 mod connection;
+mod transitions;
 mod uplink;
 
 use std::{
@@ -371,11 +372,29 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             }
             self.act();
         }
+        self.finish_deliveries().await;
         // With their senders gone, connections send what they have and close.
         self.links.clear();
         self.above = None;
         drop(received);
         let _ = tokio::time::timeout(FAREWELL, self.connections.join_all()).await;
+    }
+
+    /// Outcomes that are being made safe when the node stops are acknowledged if that comes about soon, so that nobody
+    /// has to send them again.
+    async fn finish_deliveries(&mut self) {
+        let deliveries = std::mem::take(&mut self.deliveries);
+        let mut safe = std::pin::pin!(deliveries.take_until(tokio::time::sleep(FAREWELL)));
+        while let Some(delivery) = safe.next().await {
+            self.node.committed(delivery);
+            while let Some(output) = self.node.poll_output() {
+                if let NodeOutput::Send(link, message) = output
+                    && let Some(outgoing) = self.links.get(&link)
+                {
+                    let _ = outgoing.messages.send(message);
+                }
+            }
+        }
     }
 
     fn handle_input(&mut self, input: Input<P>) {
@@ -406,6 +425,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             }
             Input::Executor(token, event) => {
                 if let Some(peer) = self.peer_of_token.get(&token) {
+                    transitions::executor(&event);
                     self.node.handle_executor(*peer, event, now);
                 }
             }
@@ -416,7 +436,10 @@ impl<P: PlacementPolicy + Default> Driver<P> {
     fn handle_received(&mut self, received: Received) {
         let now = self.clock.now();
         match received {
-            Received::Message(link, message) => self.node.handle_message(link, message, now),
+            Received::Message(link, message) => {
+                transitions::up(&message);
+                self.node.handle_message(link, message, now);
+            }
             Received::Closed(link, reason) => {
                 tracing::debug!(link = link.0, reason, "connection from below closed");
                 self.links.remove(&link);
@@ -426,7 +449,10 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 self.above = Some(outgoing);
                 self.node.handle_connected_above(now);
             }
-            Received::Above(message) => self.node.handle_message_above(message, now),
+            Received::Above(message) => {
+                transitions::down(&message, "received", "told to stop it");
+                self.node.handle_message_above(message, now);
+            }
             Received::ClosedAbove => {
                 self.above = None;
                 self.node.handle_closed_above();
@@ -440,6 +466,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             match output {
                 NodeOutput::Send(link, message) => {
                     if let Some(outgoing) = self.links.get(&link) {
+                        transitions::down(&message, "sent down", "peer is told to stop it");
                         // A connection that is closing says so through `Received::Closed`.
                         let _ = outgoing.messages.send(message);
                     }
@@ -462,6 +489,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                     self.authorizations.push(Box::pin(async move { (link, decision.await) }));
                 }
                 NodeOutput::Deliver(delivery, outcomes) => {
+                    transitions::deliver(&outcomes);
                     let safe = self.host.deliver(outcomes);
                     self.deliveries.push_back(Box::pin(async move {
                         safe.await;
@@ -475,13 +503,13 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                     }
                 }
                 NodeOutput::Events(events) => {
-                    for event in &events {
-                        let (task, attempt) = (event.attempt.task, event.attempt.number);
-                        tracing::info!(%task, attempt, actor = event.actor, detail = event.detail, "{}", event.kind.as_str());
-                    }
+                    transitions::lost(&events);
                     self.host.notice(NodeNotice::Events(events));
                 }
-                NodeOutput::Run(peer, tasks) => self.with_executor(peer, |executor| executor.start(tasks)),
+                NodeOutput::Run(peer, tasks) => {
+                    transitions::run(&tasks);
+                    self.with_executor(peer, |executor| executor.start(tasks));
+                }
                 NodeOutput::Stop(peer, attempts) => self.stop_attempts(peer, &attempts),
                 NodeOutput::PeerUp(info) => self.host.notice(NodeNotice::PeerUp(info)),
                 NodeOutput::PeerDown(info) => self.host.notice(NodeNotice::PeerDown(info)),
@@ -509,6 +537,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
     }
 
     fn stop_attempts(&self, peer: PeerId, attempts: &[AttemptId]) {
+        transitions::stop(attempts);
         self.with_executor(peer, |executor| executor.cancel(attempts));
     }
 

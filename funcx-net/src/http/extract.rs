@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, Result};
+use super::operations::Requests;
 use crate::service::Service;
 
 /// Memory for the bodies of all requests that are under way.
@@ -29,13 +30,14 @@ const SMALL_BODY_BYTES: usize = 64 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct App {
     pub(super) service: Arc<Service>,
+    pub(super) requests: Arc<Requests>,
     bodies: Arc<Semaphore>,
 }
 
 impl App {
     pub(super) fn new(service: Arc<Service>) -> Self {
         let bodies = BODIES_BYTES.max(service.config().body_bytes).div_ceil(BODY_UNIT_BYTES);
-        Self { service, bodies: Arc::new(Semaphore::new(bodies)) }
+        Self { service, requests: Arc::default(), bodies: Arc::new(Semaphore::new(bodies)) }
     }
 
     /// Largest body, and what it says about it to who sends a larger one.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `globus` | what the unmodified `globus-compute-sdk` calls |
 //! | `own` | functions, tasks, cancel, events, endpoints and links in our own words |
+//! | `operations` | metrics, health and readiness, for operators |
 //! | [`wire`] | JSON of our own routes |
 //! | `extract`, `error` | who asks, bodies, and failures |
 //!
@@ -15,6 +16,7 @@ mod error;
 mod extract;
 mod framing;
 mod globus;
+mod operations;
 mod own;
 mod serve;
 mod view;
@@ -44,6 +46,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::service::{Accepted, Service, Submit};
 use error::ApiError;
 use extract::App;
+use operations::Requests;
 
 pub use serve::{MAX_CONNECTIONS, serve};
 
@@ -58,9 +61,11 @@ struct Description;
 /// All routes of a service.
 pub fn router(service: Arc<Service>) -> Router {
     let app = App::new(service);
+    let requests = Arc::clone(&app.requests);
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .merge(globus::routes())
         .merge(own::routes())
+        .merge(operations::routes())
         .split_for_parts();
     let description = Arc::new(described(description));
     router
@@ -69,7 +74,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         // Bodies are bounded where they are read, with our own words for what is too large.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(Arc::new(AtomicU64::new(1)), traced))
+        .layer(from_fn_with_state((Arc::new(AtomicU64::new(1)), requests), traced))
         .with_state(app)
 }
 
@@ -94,16 +99,22 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
 }
 
-/// Puts every request into a span with a number, which the answer repeats in `x-request-id`.
-async fn traced(State(requests): State<Arc<AtomicU64>>, request: Request, next: Next) -> Response {
-    let number = requests.fetch_add(1, Ordering::Relaxed);
-    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str);
+/// Counts every request, and puts it into a span with a number, which the answer repeats in `x-request-id`.
+async fn traced(
+    State((numbers, requests)): State<(Arc<AtomicU64>, Arc<Requests>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let number = numbers.fetch_add(1, Ordering::Relaxed);
+    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let route = path.as_ref().map_or("unknown", MatchedPath::as_str);
     let span = tracing::debug_span!("request", number, method = %request.method(), route);
     let began = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
-    span.in_scope(
-        || tracing::debug!(status = response.status().as_u16(), elapsed = ?began.elapsed(), "answered"),
-    );
+    let took = began.elapsed();
+    span.in_scope(|| tracing::debug!(status = response.status().as_u16(), elapsed = ?took, "answered"));
+    requests.count(&method, route, response.status(), took);
     response.headers_mut().insert("x-request-id", HeaderValue::from(number));
     response
 }

@@ -11,8 +11,11 @@ use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
 use super::error::{ApiError, Result};
-use super::wire::{EndpointView, FailureView, FunctionView, Resources, TaskView};
-use crate::service::{EndpointFigures, TaskStatus};
+use super::wire::{
+    self, CancelAnswer, EndpointView, FailureView, FunctionView, Resources, TaskView, TimelineView,
+    TransitionView,
+};
+use crate::service::{CancelEffect, CancelReport, EndpointFigures, TaskStatus, Timeline, Transition};
 
 /// Longest walltime that makes sense, in seconds: ten years.
 const MAX_TIME_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
@@ -140,6 +143,32 @@ pub(super) fn task(record: &TaskRecord, status: TaskStatus) -> TaskView {
         }
     }
     view
+}
+
+pub(super) fn timeline(timeline: Timeline) -> TimelineView {
+    let Timeline { task, transitions } = timeline;
+    let trace = task.record.spec.trace.trace_id;
+    let transitions = transitions.into_iter().map(|Transition { at, what, attempt, actor, detail }| {
+        TransitionView { at: at.as_nanos(), what: what.to_owned(), attempt, actor, detail }
+    });
+    TimelineView {
+        task_id: task.record.id,
+        status: status_word(task.status).to_owned(),
+        outcome: task.record.outcome.as_ref().map(|finished| finished.outcome.kind),
+        trace_id: (trace != 0).then(|| format!("{trace:032x}")),
+        transitions: transitions.collect(),
+    }
+}
+
+pub(super) fn cancelled(report: CancelReport) -> CancelAnswer {
+    let CancelReport { cancelled, asked, finished, unknown, effects } = report;
+    let effects = effects.into_iter().map(|effect| match effect {
+        CancelEffect::Cancelled => wire::CancelEffect::Cancelled,
+        CancelEffect::Asked => wire::CancelEffect::Asked,
+        CancelEffect::Finished => wire::CancelEffect::Finished,
+        CancelEffect::Unknown => wire::CancelEffect::Unknown,
+    });
+    CancelAnswer { cancelled, asked, finished, unknown, effects: effects.collect() }
 }
 
 const fn status_word(status: TaskStatus) -> &'static str {

@@ -27,6 +27,16 @@ pub struct ErrorBody {
     pub http_status_code: u16,
 }
 
+/// Whether a service is alive, or takes work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthView {
+    /// Whether it is.
+    pub ok: bool,
+    /// What is in the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
 /// A function to register.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -270,6 +280,45 @@ pub struct FailureView {
     pub traceback: String,
 }
 
+/// What happened to a task, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TimelineView {
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    pub task_id: TaskId,
+    /// Where it is, in the words of a task.
+    pub status: String,
+    /// How it ended; absent until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub outcome: Option<OutcomeKind>,
+    /// The trace that it belongs to, in 32 hexadecimal digits; the logs of all processes have it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// What happened. The hops of the last attempt stand in the order of the way down and up; `at` may go back where
+    /// clocks of two machines differ.
+    pub transitions: Vec<TransitionView>,
+}
+
+/// Something that happened to a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransitionView {
+    /// When, in nanoseconds since the Unix epoch, by the clock of the actor.
+    pub at: u64,
+    /// `accepted`, `service-sent`, `endpoint-sent`, `manager-sent`, `started`, `ended`, `manager-returned`,
+    /// `endpoint-returned`, `completed`, `attempt-lost` or `cancel-requested`. There may be others later.
+    pub what: String,
+    /// The attempt that it happened to, from 1; absent for what concerns the task as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Who did it, in words for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub actor: String,
+    /// More about it, in words for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
 /// A page of tasks.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TaskPage {
@@ -280,7 +329,7 @@ pub struct TaskPage {
     pub next: Option<String>,
 }
 
-/// Tasks to cancel: one of the two fields.
+/// Tasks to cancel or to purge: one of the two fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelRequest {
@@ -295,10 +344,42 @@ pub struct CancelRequest {
 }
 
 /// What a cancel did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct CancelAnswer {
-    /// Tasks that had not ended and were asked to.
+    /// Tasks that waited: they have ended as cancelled, and will not run.
     pub cancelled: usize,
+    /// Tasks that were at their endpoints, which are told to stop them. Their outcomes say whether that came in time.
+    pub asked: usize,
+    /// Tasks that had ended before.
+    pub finished: usize,
+    /// Tasks that are not there, or not the caller's.
+    pub unknown: usize,
+    /// What became of each of the `task_ids`, in the same order; empty for a group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<CancelEffect>,
+}
+
+/// What a cancel did to a task; each is one of the counts of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CancelEffect {
+    /// It waited, and has ended.
+    Cancelled,
+    /// Its endpoint is told to stop it.
+    Asked,
+    /// It had ended before.
+    Finished,
+    /// It is not there, or not the caller's.
+    Unknown,
+}
+
+/// What a purge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PurgeAnswer {
+    /// Tasks that had ended, and are forgotten with their arguments, results and events.
+    pub purged: usize,
+    /// Tasks that have not ended, and stay.
+    pub unfinished: usize,
     /// Tasks that are not there, or not the caller's.
     pub unknown: usize,
 }

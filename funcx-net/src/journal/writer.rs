@@ -106,13 +106,13 @@ impl Writer {
         Some(counts)
     }
 
-    /// Tells the thread to finish what it can and end.
     /// Removes the file, for good once this returns.
     pub(super) fn remove(&self) -> io::Result<()> {
         std::fs::remove_file(self.directory.journal())?;
         self.directory.sync()
     }
 
+    /// Tells the thread to finish what it can and end.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_one();

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use funcx_core::contract::{Action, Principal, TaskQuery, TaskRecord, Write};
 use funcx_core::model::{
-    AttemptId, EndpointId, Failure, TaskEvent, TaskEventKind, TaskGroupId, TaskId, Timestamp, limit,
+    AttemptId, EndpointId, Failure, IdMap, TaskEvent, TaskEventKind, TaskGroupId, TaskId, Timestamp, limit,
 };
 
 use super::lane::Doomed;
@@ -22,13 +22,43 @@ pub enum CancelTarget {
     Group(TaskGroupId),
 }
 
+/// What a cancel did to a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelEffect {
+    /// It waited, or its endpoint was away, and it has ended as cancelled.
+    Cancelled,
+    /// It was at its endpoint, which is told to stop it. Its outcome says whether that came in time.
+    Asked,
+    /// It had ended before.
+    Finished,
+    /// It is not there, or not the caller's.
+    Unknown,
+}
+
 /// What a cancel did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CancelReport {
-    /// Tasks that had not ended and were asked to.
+    /// Tasks that waited, or whose endpoints were away, and have ended.
     pub cancelled: usize,
+    /// Tasks whose endpoints are told to stop them.
+    pub asked: usize,
+    /// Tasks that had ended before.
+    pub finished: usize,
     /// Tasks that are not there, or not the caller's.
     pub unknown: usize,
+    /// What became of each task that was named, in the same order; nothing for groups, which may be very large.
+    pub effects: Vec<CancelEffect>,
+}
+
+impl CancelReport {
+    fn count(&mut self, effect: CancelEffect) {
+        *match effect {
+            CancelEffect::Cancelled => &mut self.cancelled,
+            CancelEffect::Asked => &mut self.asked,
+            CancelEffect::Finished => &mut self.finished,
+            CancelEffect::Unknown => &mut self.unknown,
+        } += 1;
+    }
 }
 
 /// What a purge did.
@@ -58,9 +88,14 @@ impl Service {
         let (service, principal) = (Arc::clone(self), principal.clone());
         Unstoppable::new(async move {
             let mut report = CancelReport::default();
+            let named = matches!(target, CancelTarget::Tasks(_));
             let mut pages = Pages::new(&service, &principal, target).await?;
             while let Some(page) = pages.next(&service).await? {
-                service.cancel_page(&principal, &page, &mut report).await?;
+                let effects = service.cancel_page(&principal, &page).await?;
+                effects.iter().for_each(|effect| report.count(*effect));
+                if named {
+                    report.effects.extend(effects);
+                }
             }
             Ok(report)
         })
@@ -94,36 +129,45 @@ impl Service {
         .await
     }
 
+    /// Cancels tasks, and says of each in the same order what was done.
     async fn cancel_page(
         self: &Arc<Self>,
         principal: &Principal,
         ids: &[TaskId],
-        report: &mut CancelReport,
-    ) -> Answer<()> {
-        let (records, unknown) = self.own_tasks(principal, ids).await?;
-        report.unknown += unknown;
+    ) -> Answer<Vec<CancelEffect>> {
+        let (records, _) = self.own_tasks(principal, ids).await?;
+        let mut effects: IdMap<TaskId, CancelEffect> = IdMap::default();
         let mut by_endpoint: HashMap<EndpointId, Vec<Doomed>> = HashMap::new();
         let now = wall_clock();
         let mut events = Vec::new();
-        for record in records.into_iter().filter(|record| !record.ended) {
-            by_endpoint.entry(record.endpoint).or_default().push(record.doomed);
-            events.push(record.cancel_requested(principal, now));
+        for record in records {
+            // Whatever is not found on the way has ended meanwhile; and somebody may name a task twice.
+            let first = effects.insert(record.id, CancelEffect::Finished).is_none();
+            if first && !record.ended {
+                by_endpoint.entry(record.endpoint).or_default().push(record.doomed);
+                events.push(record.cancel_requested(principal, now));
+            }
         }
+        let effect = |effects: &IdMap<TaskId, CancelEffect>, id| {
+            effects.get(id).copied().unwrap_or(CancelEffect::Unknown)
+        };
         if events.is_empty() {
-            return Ok(());
+            return Ok(ids.iter().map(|id| effect(&effects, id)).collect());
         }
         // Called before the outcomes are committed, so that it comes before them.
         let recorded = self.store.commit(vec![Write::Record(events)]);
         let reason = Failure::new("Cancelled", "cancelled before it was given to an endpoint");
         for (endpoint, tasks) in by_endpoint {
             let lane = self.lane(endpoint).await?;
-            report.cancelled += lane.cancel(self, tasks, &reason).await?;
+            let done = lane.cancel(self, tasks, &reason).await?;
+            effects.extend(done.ended.into_iter().map(|id| (id, CancelEffect::Cancelled)));
+            effects.extend(done.asked.into_iter().map(|id| (id, CancelEffect::Asked)));
         }
         if let Err(error) = recorded.await {
             // Stopping a task matters more than who asked for it.
             tracing::warn!(%error, "cannot store who asked to cancel tasks");
         }
-        Ok(())
+        Ok(ids.iter().map(|id| effect(&effects, id)).collect())
     }
 
     /// Those of these tasks that are there and the caller's, and the number of the others.

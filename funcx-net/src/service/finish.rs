@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use funcx_core::Result;
 use funcx_core::contract::{Backlog, OutcomeRecord, Write};
-use funcx_core::model::{Outcome, TaskEvent, TaskEventKind, TaskId};
+use funcx_core::model::{Outcome, OutcomeKind, TaskEvent, TaskEventKind, TaskId};
 
 use super::Service;
 use super::lane::{FIRST_PAUSE, LONGEST_PAUSE};
@@ -33,6 +33,8 @@ impl Service {
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 committed = self.store.commit(vec![Write::Finish(records.clone())]);
             }
+            self.metrics.finished(&records);
+            log(&records);
             let origins = self.untrack(&records);
             let origins = self.find_origins(&records, origins).await;
             self.publisher.publish(ticket, finished(records, origins));
@@ -49,7 +51,11 @@ impl Service {
         let committed = self.store.commit(vec![Write::Finish(records.clone())]);
         let committed = committed.await;
         let told = match committed {
-            Ok(()) => finished(records, origins),
+            Ok(()) => {
+                self.metrics.finished(&records);
+                log(&records);
+                finished(records, origins)
+            }
             Err(_) => Vec::new(),
         };
         self.publisher.publish(ticket, told);
@@ -141,6 +147,20 @@ impl Service {
             }
         }
         origins
+    }
+}
+
+/// Says what became of tasks: each of them to those who look for one, the rare ends to everybody.
+fn log(records: &[OutcomeRecord]) {
+    let everything = tracing::enabled!(target: "funcx_net::task", tracing::Level::DEBUG);
+    for OutcomeRecord { outcome, .. } in records {
+        let (task, attempt) = (outcome.task, outcome.attempt);
+        if matches!(outcome.kind, OutcomeKind::Lost | OutcomeKind::TimedOut) {
+            let reason = outcome.failure().map(|failure| failure.message).unwrap_or_default();
+            tracing::info!(%task, attempt, outcome = outcome.kind.as_str(), reason, "task ended");
+        } else if everything {
+            tracing::debug!(target: "funcx_net::task", %task, attempt, outcome = outcome.kind.as_str(), "completed");
+        }
     }
 }
 

@@ -10,8 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use funcx_core::contract::{Backlog, Due, EndpointRecord, QueueKey, TaskRecord, Write};
-use funcx_core::model::{EndpointId, Failure, Hop, IdMap, Outcome, OutcomeKind, Retry, Task, TaskId, limit};
-use funcx_core::state::LaneId;
+use funcx_core::model::{
+    EndpointId, Failure, Hop, IdMap, Now, Outcome, OutcomeKind, Retry, Task, TaskId, limit,
+};
+use funcx_core::state::{LaneId, Node};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -211,8 +213,8 @@ impl Lane {
         self.wake(service, &mut state, queue);
     }
 
-    /// Ends the tasks among these that are not loaded, and asks the dispatcher to cancel the others. Returns how many
-    /// had not ended before.
+    /// Ends the tasks among these that are not loaded, and asks the dispatcher to cancel the others. Returns what it did to
+    /// those that had not ended before.
     ///
     /// # Errors
     /// Those of the store; then tasks that are not loaded have not ended.
@@ -221,14 +223,17 @@ impl Lane {
         service: &Arc<Service>,
         tasks: Vec<Doomed>,
         reason: &Failure,
-    ) -> Result<usize> {
+    ) -> Result<Cancelled> {
         let cancelled = |task: &Task| Outcome::failed(task, OutcomeKind::Cancelled, reason);
-        let mut found = 0;
+        let mut done = Cancelled::default();
         for (queue, tasks) in self.by_queue(tasks) {
             let _loader = queue.loader.lock().await;
             let Parted { loaded, tail, arriving } = self.part(queue.key, tasks, true);
             if !loaded.is_empty() {
-                found += service.node.cancel(loaded).await?;
+                let in_node =
+                    service.node.with(move |node, now| Cancelled::in_node(node, loaded, now)).await?;
+                done.ended.extend(in_node.ended);
+                done.asked.extend(in_node.asked);
             }
             if !arriving.is_empty() {
                 // Nobody else will hand these in any more, so their end must not be given up.
@@ -236,11 +241,11 @@ impl Lane {
                 let bytes = arriving.iter().map(|task| task.payload.len() as u64).sum();
                 let ended = Backlog { tasks: arriving.len() as u64, bytes };
                 self.state.lock().ended(queue.key, ended);
-                found += arriving.len();
+                done.ended.extend(arriving.iter().map(|task| task.id));
             }
-            found += self.end_tail(service, &queue, tail, cancelled).await?;
+            done.ended.extend(self.end_tail(service, &queue, tail, cancelled).await?);
         }
-        Ok(found)
+        Ok(done)
     }
 
     /// Ends the tasks among these that are not loaded and have to end now. Those that are loaded are ended by the
@@ -257,19 +262,19 @@ impl Lane {
             let _loader = queue.loader.lock().await;
             let Parted { tail, .. } = self.part(queue.key, tasks, false);
             let timed_out = |task: &Task| super::sweep::timed_out(task, reasons.get(&task.id).copied());
-            found += self.end_tail(service, &queue, tail, timed_out).await?;
+            found += self.end_tail(service, &queue, tail, timed_out).await?.len();
         }
         Ok(found)
     }
 
-    /// Ends tasks of the tail of a queue. Called with its loader locked.
+    /// Ends tasks of the tail of a queue, and returns those that had not ended. Called with its loader locked.
     async fn end_tail(
         &self,
         service: &Arc<Service>,
         queue: &Queue,
         tail: Vec<TaskId>,
         outcome: impl Fn(&Task) -> Outcome,
-    ) -> Result<usize> {
+    ) -> Result<Vec<TaskId>> {
         let mut ended = Vec::new();
         let mut size = Backlog::default();
         for part in tail.chunks(READ_TASKS) {
@@ -282,13 +287,14 @@ impl Lane {
                 }
             }
         }
+        let ids = ended.iter().map(|(task, _)| task.id).collect();
         if !ended.is_empty() {
             let outcomes = ended.iter().map(|(task, _)| outcome(task)).collect();
             let origins = ended.into_iter().map(|(_, origin)| Some(origin)).collect();
             service.finish_unloaded(outcomes, origins).await?;
             self.state.lock().ended(queue.key, size);
         }
-        Ok(size.tasks as usize)
+        Ok(ids)
     }
 
     /// Ends every task of the endpoint and takes no more.
@@ -456,6 +462,25 @@ impl State {
         let queue = Queue::new(endpoint, key);
         self.queues.insert(key, (Arc::clone(&queue), Window::empty(self.next_sequence - 1)));
         Ok(queue)
+    }
+}
+
+/// What a cancel did to tasks that had not ended.
+#[derive(Debug, Default)]
+pub(super) struct Cancelled {
+    /// They have ended, and will not run.
+    pub(super) ended: Vec<TaskId>,
+    /// They are at the endpoint, which was asked to stop them.
+    pub(super) asked: Vec<TaskId>,
+}
+
+impl Cancelled {
+    /// Cancels tasks of the dispatcher, which ends at once those that no connected endpoint has.
+    fn in_node(node: &mut Node, mut tasks: Vec<TaskId>, now: Now) -> Self {
+        tasks.retain(|task| node.state(*task).is_some());
+        node.cancel(tasks.iter().copied(), now);
+        let (asked, ended) = tasks.into_iter().partition(|task| node.state(*task).is_some());
+        Self { ended, asked }
     }
 }
 

@@ -10,19 +10,24 @@
 //! | `publish` | who is told about them |
 //! | `tasks` | what became of tasks |
 //! | `cancel` | cancelling them, and forgetting them |
+//! | `timeline` | what happened to a task, when, and who did it |
 //! | `follow` | the outcomes of a task group as they come |
 //! | `groups` | whose task groups are |
 //! | `records` | functions and endpoints |
 //! | `repeat` | requests that clients send again |
 //! | `host` | what the node asks |
+//! | `health` | whether it takes work |
+//! | `metrics` | what it counts |
 
 mod cache;
 mod cancel;
 mod finish;
 mod follow;
 mod groups;
+mod health;
 mod host;
 mod lane;
+mod metrics;
 mod publish;
 mod queue;
 mod records;
@@ -31,6 +36,7 @@ mod repeat;
 mod submit;
 mod sweep;
 mod tasks;
+mod timeline;
 mod unstoppable;
 
 use std::{
@@ -56,21 +62,26 @@ use crate::auth::LocalAuthority;
 use crate::driver::{self, NodeHandle, wall_clock};
 use cache::Cache;
 use groups::Claims;
+use health::StoreCheck;
 use host::Host;
 use lane::Lane;
+use metrics::{Metered, ServiceMetrics};
 use publish::{Origin, Publisher};
 use queue::Queue;
 use repeat::Repeats;
 use sweep::Sweeper;
 
-pub use cancel::{CancelReport, CancelTarget, PurgeReport};
+pub use cancel::{CancelEffect, CancelReport, CancelTarget, PurgeReport};
 pub use follow::{FollowEvent, Follower};
+pub use health::Readiness;
+pub(crate) use metrics::LATENCY_BUCKETS;
 pub use records::{EndpointFigures, NewEndpoint, NewFunction};
 pub use refusal::{Answer, Refusal};
 pub use repeat::{Delivery, RequestKey};
 pub use submit::{Accepted, Batch, SharedAnswer, Submit};
 pub(crate) use tasks::READ_TASKS;
 pub use tasks::{TaskStatus, TaskView};
+pub use timeline::{Timeline, Transition};
 
 /// Functions that are kept at hand.
 const CACHED_FUNCTIONS: usize = 4096;
@@ -82,6 +93,9 @@ const CACHED_ENDPOINTS: usize = 4096;
 const CACHED_ENDPOINT_BYTES: usize = 64 << 20;
 /// Task groups whose owner is kept at hand.
 const CACHED_GROUPS: usize = 65_536;
+
+/// Time that the store has to finish what was being committed when the service stops.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// How a [`Service`] is set up.
 #[derive(Clone)]
@@ -151,6 +165,16 @@ impl fmt::Debug for ServiceConfig {
     }
 }
 
+/// What a service that stops leaves for the next one. All of it is in the store. Tasks of endpoints that have neither
+/// connected nor got tasks since the service was started are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    /// Tasks that wait.
+    pub queued: u64,
+    /// Tasks at endpoints, which go on with them and come back with the outcomes.
+    pub leased: u64,
+}
+
 /// Makes access tokens for clients that have proved who they are.
 pub trait TokenIssuer: Send + Sync + 'static {
     /// A token for the client `client_id`, which has authenticated as `principal`, that the service's authority takes
@@ -192,6 +216,8 @@ pub struct Service {
     sweeper: Arc<Sweeper>,
     stopping: CancellationToken,
     lanes: Mutex<HashMap<EndpointId, Arc<OnceCell<Arc<Lane>>>>>,
+    metrics: Arc<ServiceMetrics>,
+    store_check: StoreCheck,
     /// Tasks in the dispatcher.
     tracked: Mutex<IdMap<TaskId, Tracked>>,
     publisher: Arc<Publisher>,
@@ -230,7 +256,8 @@ impl Service {
     /// Starts a service on a store. It runs on the current tokio runtime.
     ///
     /// # Errors
-    /// `InvalidInput` if a bound of the configuration is zero, or larger than a link can carry.
+    /// `InvalidInput` if a bound of the configuration is zero, or larger than a link can carry; `Internal` if a metric is
+    /// not well formed.
     pub fn start(
         config: ServiceConfig,
         store: Arc<dyn TaskStore>,
@@ -259,6 +286,8 @@ impl Service {
             returned: None,
             software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
+        let metrics = Arc::new(ServiceMetrics::new()?);
+        let store = Arc::new(Metered { store, metrics: Arc::clone(&metrics) });
         let service = Arc::new_cyclic(|weak: &Weak<Self>| {
             let (node, running) =
                 driver::start(node, Arc::new(Host(weak.clone())), None, |node: &mut Node<IdleFirst>| {
@@ -275,6 +304,8 @@ impl Service {
                 sweeper: Arc::default(),
                 stopping: CancellationToken::new(),
                 lanes: Mutex::default(),
+                metrics,
+                store_check: StoreCheck::default(),
                 tracked: Mutex::default(),
                 publisher: Arc::new(Publisher::starting(wall_clock())),
                 repeats,
@@ -320,7 +351,33 @@ impl Service {
         Ok(self.authority.authenticate(credential, wall_clock()).await?)
     }
 
-    /// Stops: followers and connections of endpoints are closed. Nothing that was accepted is lost.
+    /// Begins to stop: no more tasks are accepted, the service is not ready, and those who follow a group or wait for a
+    /// task are answered, to come back later. Resolves when what was being committed is durable, or the store takes too
+    /// long.
+    pub async fn begin_stop(&self) -> Left {
+        self.stopping.cancel();
+        // Commits are applied in order, so this one, which changes nothing, is done when all before it are.
+        let settled = self.store.commit(Vec::new());
+        if !matches!(tokio::time::timeout(SETTLING, settled).await, Ok(Ok(()))) {
+            tracing::warn!("the store does not answer; what it has not taken was not accepted either");
+        }
+        self.left().await
+    }
+
+    /// What is not done.
+    async fn left(&self) -> Left {
+        let lanes: Vec<_> = self.lanes.lock().values().filter_map(|lane| lane.get().cloned()).collect();
+        let unfinished: u64 = lanes.iter().map(|lane| lane.unfinished()).sum();
+        let ids: Vec<_> = lanes.iter().map(|lane| lane.id).collect();
+        let leased =
+            self.node.with(move |node, _| ids.iter().map(|lane| node.load(*lane).leased as u64).sum());
+        // A node that has ended has given everything back.
+        let leased = leased.await.unwrap_or(0);
+        Left { queued: unfinished.saturating_sub(leased), leased }
+    }
+
+    /// Stops: followers and connections of endpoints are closed. Nothing that was accepted is lost. Without
+    /// [`begin_stop`](Self::begin_stop) before, who waits for an answer may be left without one.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.node.stop();

@@ -118,6 +118,11 @@ impl Publisher {
         !self.state.lock().groups.is_empty()
     }
 
+    /// How many follow a group.
+    pub(super) fn followers(&self) -> usize {
+        self.state.lock().groups.values().map(Vec::len).sum()
+    }
+
     /// Waits for the outcome of one task.
     pub(super) fn wait(self: &Arc<Self>, task: TaskId) -> Waiter {
         let (sender, outcome) = oneshot::channel();

@@ -87,25 +87,26 @@ impl Service {
     /// service's node has ended).
     pub async fn submit(self: &Arc<Self>, principal: &Principal, submit: Submit) -> Answer<Accepted> {
         let count = self.check_sizes(&submit)?;
-        if !self.node.is_running() {
+        if self.stopping.is_cancelled() || !self.node.is_running() {
             let message = "the service is stopping, or its node broke down and it must be restarted";
             return Err(Error::new(ErrorKind::Unavailable, "submit tasks", message).into());
         }
         let endpoint = self.endpoint(principal, submit.endpoint, Action::Use).await?;
         let (group, claim) = self.group_of(principal, submit.group).await?;
         let accepted = wall_clock();
+        let (request, ids) = random_ids(count)?;
+        let trace = traced(submit.trace, request);
         let mut origins = Vec::with_capacity(submit.batches.len());
         for batch in &submit.batches {
             origins.push(Arc::new(Origin {
                 endpoint: submit.endpoint,
                 group,
                 function: batch.function,
-                spec: self.spec(principal, &endpoint, batch, submit.trace).await?,
+                spec: self.spec(principal, &endpoint, batch, trace).await?,
                 accepted,
             }));
         }
         let lane = self.lane(submit.endpoint).await?;
-        let (request, ids) = random_ids(count)?;
 
         let mut ids = ids.into_iter();
         let mut tasks = Vec::with_capacity(count);
@@ -129,12 +130,14 @@ impl Service {
             let committed = committed.await;
             if committed.is_ok() {
                 service.groups.put(group, owner, 1);
+                service.metrics.accepted(count);
             }
             drop(claim);
             lane.settled(&service, first, committed.is_ok());
             committed
         })
         .await?;
+        log(&answer, trace, submit.endpoint);
         Ok(Accepted { request, group, tasks: answer })
     }
 
@@ -222,6 +225,27 @@ fn check_shape(operation: &'static str, shape: &Shape) -> Answer<()> {
         labels.iter().try_for_each(|label| text("text of one of the `labels` (MAX_TEXT_BYTES)", label))?;
     }
     Ok(())
+}
+
+/// The trace of a submission. One that does not say belongs to a trace of its own, so that logs can be searched for it.
+fn traced(trace: TraceContext, request: uuid::Uuid) -> TraceContext {
+    match trace.trace_id {
+        0 => {
+            let trace_id = request.as_u128();
+            // Never zero, which would mean that there is none; not sampled, because nobody asked.
+            TraceContext { trace_id, span_id: trace_id as u64 | 1, flags: 0 }
+        }
+        _ => trace,
+    }
+}
+
+fn log(accepted: &[Vec<TaskId>], trace: TraceContext, endpoint: EndpointId) {
+    if tracing::enabled!(target: "funcx_net::task", tracing::Level::DEBUG) {
+        let trace_id = format_args!("{:032x}", trace.trace_id);
+        for task in accepted.iter().flatten() {
+            tracing::debug!(target: "funcx_net::task", %task, %trace_id, %endpoint, "accepted");
+        }
+    }
 }
 
 /// Refuses times in which nothing can be done, and those that are as good as for ever.

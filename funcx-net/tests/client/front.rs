@@ -154,7 +154,7 @@ async fn submit(State(front): State<Arc<Front>>, headers: HeaderMap, Json(body):
 
 async fn cancel(State(front): State<Arc<Front>>, Json(body): Json<Value>) -> Json<Value> {
     front.asked.send(Asked::Cancel(body)).unwrap();
-    Json(json!({ "cancelled": 1, "unknown": 0 }))
+    Json(json!({ "cancelled": 1, "asked": 0, "finished": 0, "unknown": 0 }))
 }
 
 async fn task(State(front): State<Arc<Front>>, Path(id): Path<TaskId>) -> Response {

@@ -271,3 +271,38 @@ async fn others_see_nothing_and_strangers_do_not_get_in() {
     let missing = client.function(FunctionId::from_u128(7)).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn handles_that_are_dropped_stop_their_tasks_if_they_were_told_to() {
+    let people = People::new().await;
+    let (_site, client, mut bench, endpoint, function) = scene(&people, 4).await;
+    let end = |bench: &Bench, task: &funcx_core::model::Task| {
+        bench.finish(Outcome::failed(task, OutcomeKind::Cancelled, &Failure::new("Cancelled", "stopped")));
+    };
+    let mut accepted = client.submit(call(endpoint, function, 0)).await.unwrap().cancel_on_drop();
+    let first = accepted.id().await.unwrap();
+    let task = bench.next().await;
+    drop(accepted);
+    assert_eq!(bench.cancelled.recv().await, Some(task.attempt_id()));
+    end(&bench, &task);
+    assert_eq!(client.wait(first).await.unwrap().outcome, Some(OutcomeKind::Cancelled));
+    // This one is dropped before anybody knows its id.
+    drop(client.submit(call(endpoint, function, 1)).await.unwrap().cancel_on_drop());
+    let task = bench.next().await;
+    assert_eq!(bench.cancelled.recv().await, Some(task.attempt_id()));
+    end(&bench, &task);
+    assert_eq!(client.wait(task.id).await.unwrap().outcome, Some(OutcomeKind::Cancelled));
+    // Neither a handle that has told its outcome nor a plain one asks for anything.
+    drop(client.submit(call(endpoint, function, 3)).await.unwrap());
+    let told = client.submit(call(endpoint, function, 4)).await.unwrap().cancel_on_drop();
+    echo(&mut bench, 2).await;
+    assert_eq!(told.await.unwrap().value::<u32>().unwrap(), 4);
+    let mut service = client.into_service().cancel_on_drop();
+    let mut dropped = Box::pin(service.ready().await.unwrap().call(call(endpoint, function, 5)));
+    let task = tokio::select! {
+        ended = &mut dropped => panic!("{ended:?}"),
+        task = bench.next() => task,
+    };
+    drop(dropped);
+    assert_eq!(bench.cancelled.recv().await, Some(task.attempt_id()), "and nobody else was stopped");
+}

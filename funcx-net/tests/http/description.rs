@@ -100,7 +100,17 @@ async fn routes_that_want_to_know_who_asks_say_so_and_the_others_are_known() {
         }
     }
     // The link asks in its first message.
-    assert_eq!(open, ["GET /v1/link", "POST /v2/oauth2/token/revoke", "GET /v2/version"]);
+    assert_eq!(
+        open,
+        [
+            "GET /healthz",
+            "GET /metrics",
+            "GET /readyz",
+            "GET /v1/link",
+            "POST /v2/oauth2/token/revoke",
+            "GET /v2/version"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -129,6 +129,47 @@ async fn failures_and_values_that_are_no_json_are_told() {
 }
 
 #[tokio::test]
+async fn a_timeline_names_every_hop_and_who_did_it() {
+    let site = Site::new().await;
+    let mut bench = site.bench().await;
+    let function = site.native_function().await;
+    let (_, ids) = site.submit(&function, json!([1])).await;
+    let target = format!("/v1/tasks/{}/timeline", ids[0]);
+    let timeline = async || site.ask("GET", &target, None).await.body;
+    let words = |timeline: &Value| -> Vec<String> {
+        let transitions = timeline["transitions"].as_array().unwrap().iter();
+        transitions.map(|one| one["what"].as_str().unwrap().to_owned()).collect()
+    };
+    let task = bench.next().await;
+    let early = timeline().await;
+    assert_eq!(early["status"], "dispatched");
+    assert_eq!(words(&early), ["accepted", "service-sent"]);
+    bench.begin(&task);
+    while timeline().await["status"] != "running" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(words(&timeline().await).last().unwrap(), "started");
+    bench.finish(Outcome::returned(&task, "1"));
+    site.ask("GET", &format!("/v1/tasks/{}?wait=30", ids[0]), None).await;
+    let done = timeline().await;
+    assert_eq!((&done["status"], &done["outcome"]), (&json!("finished"), &json!("returned")));
+    let hops = ["accepted", "service-sent", "endpoint-sent", "endpoint-returned", "completed"];
+    assert_eq!(words(&done), hops, "{done}");
+    let transitions = done["transitions"].as_array().unwrap();
+    let times: Vec<_> = transitions.iter().map(|one| one["at"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted(), "one machine, one clock: {times:?}");
+    let endpoint = format!("endpoint bench ({})", site.endpoint);
+    for (transition, actor) in transitions.iter().zip(["service", "service", &endpoint, &endpoint, "service"])
+    {
+        assert_eq!(transition["actor"], actor);
+    }
+    assert_eq!((&transitions[4]["detail"], &transitions[4]["attempt"]), (&json!("returned"), &json!(1)));
+
+    let bob = Some(site.people.bob.token.as_str());
+    site.ask_as(bob, "GET", &target, None).await.is_refused(403, "TASK_ACCESS_FORBIDDEN", &[]);
+}
+
+#[tokio::test]
 async fn tasks_are_listed_page_by_page() {
     let site = Site::new().await;
     let function = site.native_function().await;
@@ -157,17 +198,65 @@ async fn tasks_are_cancelled_one_by_one_and_by_group() {
     let function = site.native_function().await;
     let (group, ids) = site.submit(&function, json!([1, 2, 3])).await;
     let cancel = async |body: Value| site.ask("POST", "/v1/cancel", Some(body)).await.body;
-    assert_eq!(cancel(json!({ "task_ids": [ids[0]] })).await, json!({ "cancelled": 1, "unknown": 0 }));
-    assert_eq!(cancel(json!({ "task_group_id": group })).await, json!({ "cancelled": 2, "unknown": 0 }));
+    let said = |counts: [u32; 4], effects: Value| {
+        let [cancelled, asked, finished, unknown] = counts;
+        json!({ "cancelled": cancelled, "asked": asked, "finished": finished, "unknown": unknown, "effects": effects })
+    };
+    let first = cancel(json!({ "task_ids": [ids[0]] })).await;
+    assert_eq!(first, said([1, 0, 0, 0], json!(["cancelled"])));
+    // A group may be very large, so only counts are told.
+    let group = cancel(json!({ "task_group_id": group })).await;
+    assert_eq!(group, json!({ "cancelled": 2, "asked": 0, "finished": 1, "unknown": 0 }));
     let task = site.ask("GET", &format!("/v1/tasks/{}", ids[2]), None).await.body;
     assert_eq!(task["outcome"], "cancelled");
 
     // One that runs is stopped where it runs.
     let mut bench = site.bench().await;
-    let (_, ids) = site.submit(&function, json!([4])).await;
+    let (_, running) = site.submit(&function, json!([4])).await;
     let task = bench.next().await;
-    assert_eq!(cancel(json!({ "task_ids": [ids[0]] })).await, json!({ "cancelled": 1, "unknown": 0 }));
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    let mixed = cancel(json!({ "task_ids": [nobody, running[0], ids[0]] })).await;
+    assert_eq!(mixed, said([0, 1, 1, 1], json!(["unknown", "asked", "finished"])));
     assert_eq!(bench.cancelled.recv().await, Some(task.attempt_id()));
+    let body = json!({ "task_ids": [running[0]] });
+    let bob = site.ask_as(Some(&site.people.bob.token), "POST", "/v1/cancel", Some(body)).await;
+    assert_eq!(bob.body, said([0, 0, 0, 1], json!(["unknown"])));
+}
+
+#[tokio::test]
+async fn tasks_that_have_ended_are_forgotten_and_others_stay() {
+    let site = Site::new().await;
+    let function = site.native_function().await;
+    let (group, ids) = site.submit(&function, json!([1, 2, 3])).await;
+    site.ask("POST", "/v1/cancel", Some(json!({ "task_ids": [ids[0]] }))).await;
+    let purge = async |body: Value| site.ask("POST", "/v1/purge", Some(body)).await.body;
+    let bob = Some(site.people.bob.token.as_str());
+    let foreign = site.ask_as(bob, "POST", "/v1/purge", Some(json!({ "task_ids": [ids[0]] }))).await;
+    assert_eq!(foreign.body, json!({ "purged": 0, "unfinished": 0, "unknown": 1 }));
+    assert_eq!(
+        purge(json!({ "task_group_id": group })).await,
+        json!({ "purged": 1, "unfinished": 2, "unknown": 0 })
+    );
+    site.ask("GET", &format!("/v1/tasks/{}", ids[0]), None).await.is_refused(404, "TASK_NOT_FOUND", &[]);
+    assert_eq!(site.ask("GET", &format!("/v1/tasks/{}", ids[1]), None).await.status, 200);
+    assert_eq!(
+        purge(json!({ "task_ids": [ids[0], ids[1]] })).await,
+        json!({ "purged": 0, "unfinished": 1, "unknown": 1 })
+    );
+}
+
+#[tokio::test]
+async fn ten_thousand_tasks_are_cancelled_by_one_request() {
+    let site = Site::new().await;
+    let function = site.native_function().await;
+    let arguments: Vec<u32> = (0..10_000).collect();
+    let (_, ids) = site.submit(&function, json!(arguments)).await;
+    let answer = site.ask("POST", "/v1/cancel", Some(json!({ "task_ids": ids }))).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["cancelled"]), (200, &json!(10_000)), "{}", answer.body);
+    let effects = answer.body["effects"].as_array().unwrap();
+    assert!(effects.len() == 10_000 && effects.iter().all(|effect| effect == "cancelled"));
+    let last = site.ask("GET", &format!("/v1/tasks/{}", ids[9_999]), None).await.body;
+    assert_eq!(last["outcome"], "cancelled");
 }
 
 #[tokio::test]
@@ -220,11 +309,16 @@ async fn the_description_names_every_route_and_the_error_body() {
         ("/v1/submit", vec!["post"]),
         ("/v1/tasks", vec!["get"]),
         ("/v1/tasks/{id}", vec!["get"]),
+        ("/v1/tasks/{id}/timeline", vec!["get"]),
         ("/v1/cancel", vec!["post"]),
+        ("/v1/purge", vec!["post"]),
         ("/v1/task_groups/{id}/events", vec!["get"]),
         ("/v1/endpoints", vec!["get", "post"]),
         ("/v1/endpoints/{id}", vec!["delete", "get"]),
         ("/v1/link", vec!["get"]),
+        ("/healthz", vec!["get"]),
+        ("/readyz", vec!["get"]),
+        ("/metrics", vec!["get"]),
         ("/v2/version", vec!["get"]),
         ("/v3/functions", vec!["post"]),
         ("/v2/functions", vec!["post"]),

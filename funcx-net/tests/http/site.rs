@@ -86,8 +86,11 @@ impl Site {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        let is_text =
+            parts.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let body = match bytes.is_empty() {
             true => Value::Null,
+            false if is_text => Value::String(String::from_utf8(bytes.to_vec()).unwrap()),
             false => serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("not JSON: {bytes:?}")),
         };
         Answer { status: parts.status, headers: parts.headers, body }

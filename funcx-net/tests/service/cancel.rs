@@ -18,7 +18,10 @@ async fn cancel_reaches_tasks_wherever_they_are() {
     let foreign = TaskId::from_u128(99);
     let target = CancelTarget::Tasks(vec![leased, queued, tail, foreign]);
     let report = fabric.service.cancel(&people.alice.principal, target.clone()).await.unwrap();
-    assert_eq!((report.cancelled, report.unknown), (3, 1));
+    assert_eq!((report.cancelled, report.asked, report.unknown), (2, 1, 1));
+    let effects =
+        [CancelEffect::Asked, CancelEffect::Cancelled, CancelEffect::Cancelled, CancelEffect::Unknown];
+    assert_eq!(report.effects, effects);
     for id in [queued, tail] {
         assert_eq!(outcome(&fabric, &people.alice, id).await.kind, OutcomeKind::Cancelled);
     }
@@ -36,11 +39,31 @@ async fn cancel_reaches_tasks_wherever_they_are() {
         outcome(&fabric, &people.alice, id).await;
     }
     let report = fabric.service.cancel(&people.alice.principal, target).await.unwrap();
-    assert_eq!((report.cancelled, report.unknown), (0, 1));
+    assert_eq!((report.cancelled, report.asked, report.finished, report.unknown), (0, 0, 3, 1));
     let report =
         fabric.service.cancel(&people.alice.principal, CancelTarget::Group(accepted.group)).await.unwrap();
     assert_eq!(report.cancelled, 0);
     assert_eq!(fabric.service.figures(&[endpoint]).await.unwrap()[0].queued, 0);
+}
+
+#[tokio::test]
+async fn what_an_endpoint_that_is_away_has_is_cancelled_at_once() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = register(&fabric, &people.alice).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 1);
+    let id = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await.tasks[0][0];
+    bench.next().await;
+    drop(bench);
+    while fabric.service.figures(&[endpoint]).await.unwrap()[0].connected {
+        tokio::task::yield_now().await;
+    }
+    let target = CancelTarget::Tasks(vec![id, id]);
+    let report = fabric.service.cancel(&people.alice.principal, target).await.unwrap();
+    assert_eq!(report.effects, [CancelEffect::Cancelled; 2]);
+    assert_eq!(outcome(&fabric, &people.alice, id).await.kind, OutcomeKind::Cancelled);
+    assert_eq!(fabric.service.task_events(&people.alice.principal, id).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

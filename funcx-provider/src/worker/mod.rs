@@ -135,14 +135,14 @@ impl fmt::Debug for ProcessPoolConfig {
 
 /// Runs tasks in worker processes. An [`Executor`] for Python, Globus Compute and shell functions.
 ///
-/// - A task that kills its worker is `Lost`, with the exit code or signal in its failure, and the worker is replaced.
-///   Other tasks that were with that worker run elsewhere, unless they may run at most once and had begun.
+/// - No attempt begins twice. A task that kills its worker is `Lost`, with the exit code or signal in its failure, and the
+///   worker is replaced. Other tasks that were with that worker run elsewhere if they have certainly not begun. If that is
+///   not known they are `Lost` with the code [`Failure::LEASE_LOST`], so that the node above makes another attempt; which
+///   of its tasks have begun is known of a worker whose tasks have a walltime or may run at most once.
 /// - A task past its walltime is killed with its process group. The walltime runs from the moment the worker begins.
 /// - A task whose time to live is over when its turn comes is not begun; one past its deadline is ended wherever it is.
 /// - A cancelled task that waits is `Cancelled` at once. One that has been given to a worker is stopped (SIGTERM, then
 ///   SIGKILL after the grace) unless it ends by itself within a few hundredths of a second; `Cancelled` either way.
-/// - A task without walltime that may be attempted more than once may run again if its worker dies before its
-///   outcome is sent.
 ///
 /// Draining gives back what was not sent to a worker yet. What was sent runs, unless its worker ends before it began.
 ///

@@ -14,6 +14,8 @@ pub(super) struct Slot {
     pub(super) pid: Option<u32>,
     pub(super) connected: bool,
     pub(super) exit: Option<Exit>,
+    /// Whether the worker broke the protocol: from then on nothing that it says is believed.
+    pub(super) lied: bool,
     /// What the worker says about itself.
     pub(super) details: Bytes,
     /// Keys of the tasks that it was given, in the order in which it runs them.
@@ -110,6 +112,7 @@ impl Slot {
             pid: None,
             connected: false,
             exit: None,
+            lied: false,
             details: Bytes::new(),
             pipeline: VecDeque::new(),
             unsent: 0,

@@ -73,8 +73,11 @@ impl Start {
         log: LogOptions,
         messenger: Option<&Messenger>,
     ) -> Result<()> {
-        let read = directory.read_config()?;
+        let mut read = directory.read_config()?;
         logging::init(LogOptions { debug: log.debug || read.config.debug, ..log });
+        // Its managers log as it does, unless their environment is set otherwise.
+        let format = log.log_format.as_str().to_owned();
+        read.config.environment.entry(logging::FORMAT_VARIABLE.to_owned()).or_insert(format);
         for note in &read.notes {
             tracing::warn!("config.yaml, {note}");
         }

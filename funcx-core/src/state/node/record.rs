@@ -29,13 +29,16 @@ pub(super) enum Halt {
     Abandon,
 }
 
+/// Outcomes that are being written down, whether they have been, and which batch of which peer they came in.
+type OutcomesRecord = (RecordId, bool, Option<(PeerId, u64)>);
+
 /// What was given to the journal and is not known to be there yet.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     next: u64,
     leases: VecDeque<Withheld>,
     /// Acknowledgements of batches of outcomes to the peers that sent them, in order.
-    outcomes: VecDeque<(RecordId, bool, Option<(PeerId, u64)>)>,
+    outcomes: VecDeque<OutcomesRecord>,
 }
 
 impl Recorder {

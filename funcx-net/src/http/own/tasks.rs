@@ -14,8 +14,8 @@ use utoipa::IntoParams;
 use crate::http::error::{ApiError, Result};
 use crate::http::extract::{App, Body, Caller, Params, PathId};
 use crate::http::view;
-use crate::http::wire::{CancelAnswer, CancelRequest, TaskPage, TaskView};
-use crate::service::CancelTarget;
+use crate::http::wire::{CancelAnswer, CancelRequest, PurgeAnswer, TaskPage, TaskView, TimelineView};
+use crate::service::{CancelTarget, PurgeReport};
 
 /// Longest time that an answer is held back.
 const MAX_WAIT_SECONDS: f64 = 30.0;
@@ -97,7 +97,20 @@ pub(super) async fn find(
     Ok(Json(view::task(&task.record, task.status)))
 }
 
-/// Cancel tasks.
+/// What happened to a task: when, and who did it.
+#[utoipa::path(
+    get, path = "/v1/tasks/{id}/timeline", tag = "tasks", params(("id" = uuid::Uuid, Path)),
+    responses((status = 200, body = TimelineView), ApiError)
+)]
+pub(super) async fn timeline(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    PathId(id): PathId<TaskId>,
+) -> Result<Json<TimelineView>> {
+    Ok(Json(view::timeline(app.service.timeline(&caller, id).await?)))
+}
+
+/// Cancel tasks: up to 100,000 in one request, or all of a group.
 #[utoipa::path(
     post, path = "/v1/cancel", tag = "tasks", request_body = CancelRequest,
     responses((status = 200, body = CancelAnswer), ApiError)
@@ -107,18 +120,37 @@ pub(super) async fn cancel(
     Caller(caller): Caller,
     Body(request): Body<CancelRequest>,
 ) -> Result<Json<CancelAnswer>> {
-    let target = match (request.task_ids, request.task_group_id) {
-        (Some(ids), None) if ids.len() <= limit::MAX_SUBMIT_TASKS => CancelTarget::Tasks(ids),
+    let report = app.service.cancel(&caller, target(request)?).await?;
+    Ok(Json(view::cancelled(report)))
+}
+
+/// Forget tasks that have ended, with their arguments and results: up to 100,000 in one request, or all of a group. Those that
+/// have not ended stay; cancel them first.
+#[utoipa::path(
+    post, path = "/v1/purge", tag = "tasks", request_body = CancelRequest,
+    responses((status = 200, body = PurgeAnswer), ApiError)
+)]
+pub(super) async fn purge(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Body(request): Body<CancelRequest>,
+) -> Result<Json<PurgeAnswer>> {
+    let PurgeReport { purged, unfinished, unknown } = app.service.purge(&caller, target(request)?).await?;
+    Ok(Json(PurgeAnswer { purged, unfinished, unknown }))
+}
+
+/// The tasks that a request names.
+fn target(request: CancelRequest) -> Result<CancelTarget> {
+    match (request.task_ids, request.task_group_id) {
+        (Some(ids), None) if ids.len() <= limit::MAX_SUBMIT_TASKS => Ok(CancelTarget::Tasks(ids)),
         (Some(_), None) => {
             let message = format!(
                 "`task_ids` holds more than {} ids (limit MAX_SUBMIT_TASKS)",
                 limit::MAX_SUBMIT_TASKS
             );
-            return Err(ApiError::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "TOO_MANY_TASKS", message));
+            Err(ApiError::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "TOO_MANY_TASKS", message))
         }
-        (None, Some(group)) => CancelTarget::Group(group),
-        _ => return Err(ApiError::invalid("give either `task_ids` or `task_group_id`")),
-    };
-    let report = app.service.cancel(&caller, target).await?;
-    Ok(Json(CancelAnswer { cancelled: report.cancelled, unknown: report.unknown }))
+        (None, Some(group)) => Ok(CancelTarget::Group(group)),
+        _ => Err(ApiError::invalid("give either `task_ids` or `task_group_id`")),
+    }
 }

@@ -11,15 +11,11 @@ impl PoolState {
     pub(in super::super) fn drain(&mut self, now: Now) {
         self.touch(now);
         self.draining = true;
-        // Those that may have begun once, in a worker that died, are found out about here.
         for tag in std::mem::take(&mut self.queue) {
-            match self.entries.get(key_of(tag)) {
-                Some(entry) if entry.tag == tag && entry.suspect => self.queue.push_back(tag),
-                Some(entry) if entry.tag == tag => {
-                    self.dequeue(key_of(tag) as u32);
-                    self.give_back(key_of(tag) as u32);
-                }
-                _ => {}
+            let key = key_of(tag);
+            if self.entries.get(key).is_some_and(|entry| entry.tag == tag) {
+                self.dequeue(key as u32);
+                self.give_back(key as u32);
             }
         }
     }
@@ -28,15 +24,11 @@ impl PoolState {
     /// it ends by itself before its process does.
     pub(in super::super) fn stop(&mut self, failure: Failure, now: Now) {
         self.drain(now);
-        self.stopped = Some(failure.clone());
+        self.stopped = Some(failure);
         for slot in 0..self.slots.len() {
             if self.slots[slot].is_ready() && !self.slots[slot].pipeline.is_empty() {
                 self.end(slot, Cause::Stopped);
             }
-        }
-        // What still waits has begun once, in a worker that died.
-        while let Some(key) = self.take_next(|_, _| true) {
-            self.fail(key, OutcomeKind::Lost, &failure);
         }
     }
 

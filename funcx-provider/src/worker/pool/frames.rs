@@ -22,6 +22,7 @@ impl PoolState {
     }
 
     pub(super) fn on_violation(&mut self, slot: usize, violation: String) {
+        self.slots[slot].lied = true;
         if self.slots[slot].is_ready() {
             tracing::warn!(worker = self.slots[slot].worker, violation, "a worker broke the protocol");
             self.end(slot, Cause::Violation(violation));

@@ -171,6 +171,7 @@ impl PoolState {
                     // It had time to end by itself and did not.
                     if ending.cause == Cause::Died {
                         ending.cause = Cause::Violation("it closed its connection".to_owned());
+                        self.slots[slot].lied = true;
                     }
                 }
             }

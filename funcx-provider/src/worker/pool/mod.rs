@@ -8,12 +8,14 @@
 //! **Who is to blame.** A worker says when it begins a task only for tasks sent with the flag *announce*, since that
 //! costs a message. Announced are tasks with a walltime, tasks that may run at most once, suspects, and whatever
 //! stands behind an announced task in a pipeline. When a worker dies, the announced task that began, or the only
-//! task that can have begun, is `Lost`. If several can have begun, they become suspects and go back to the queue; they
-//! run announced and one at a time, so that the next death tells. Tasks that have not begun go back as they were.
+//! task that can have begun, is to blame and `Lost`. If several can have begun, none is known to: they are `Lost` with the
+//! code [`LEASE_LOST`](Failure::LEASE_LOST), so that they come again under another attempt number. A task that comes
+//! again in this way is a suspect: it runs announced and has a pipeline to itself, so that the next death tells. Only
+//! tasks that have certainly not begun go back to the queue: no attempt begins twice.
 //!
 //! **Cancelling.** A waiting task is cancelled at once. A task in a pipeline cannot be taken back: whatever comes of
 //! it, its outcome is `Cancelled`; once it has been the head of its pipeline for [`CANCEL_PATIENCE`](life::CANCEL_PATIENCE), its worker is
-//! stopped. Its neighbours in the pipeline go back to the queue.
+//! stopped. Its neighbours in the pipeline fare as in a death for which nobody is to blame.
 
 mod drain;
 mod frames;
@@ -137,9 +139,11 @@ struct Entry {
     cost: u64,
     slot: Option<u32>,
     announced: bool,
+    /// It came again after a death that nobody was blamed for.
     suspect: bool,
     cancelled: bool,
-    restarts: u8,
+    /// Workers that were lost with this task at their head before it began.
+    setbacks: u8,
 }
 
 impl Entry {
@@ -239,6 +243,7 @@ impl PoolState {
             if let Some(forgotten) = forgotten {
                 self.drop_function(forgotten);
             }
+            let suspect = task.granted > 0;
             let key = self.entries.insert(Entry {
                 task,
                 tag: 0,
@@ -246,9 +251,9 @@ impl PoolState {
                 cost: 0,
                 slot: None,
                 announced: false,
-                suspect: false,
+                suspect,
                 cancelled: false,
-                restarts: 0,
+                setbacks: 0,
             }) as u32;
             self.index.insert(attempt, key);
             let tag = self.enqueue(key);

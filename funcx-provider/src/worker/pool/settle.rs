@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use funcx_core::model::{Failure, OutcomeKind, Tick};
+use funcx_core::model::{Failure, OutcomeKind};
 
 use super::super::slot::{Cause, Exit, Slot, Stage};
 use super::{PoolOutput, PoolState, Zygote, cancelled, pause};
 
-/// Deaths of a worker that a task may be near to without being blamed, before it is given up.
-pub(super) const MAX_RESTARTS: u8 = 8;
+/// Workers in whose pipelines a task may be the next one when they are lost, before it is given up.
+pub(super) const MAX_SETBACKS: u8 = 8;
 /// Processes in a row that end before their hello; then the zygote is at fault.
 pub(super) const MAX_UNBORN: u32 = 8;
 /// The first workers that die are replaced at once, the next ones after pauses from this one to that one.
@@ -32,66 +32,80 @@ impl PoolState {
         let begun = gone.begun(|key| self.entries[key as usize].announced);
         // From the last to the first, as each goes to the front of the queue.
         for (position, key) in gone.pipeline.iter().enumerate().rev() {
-            self.settle_task(*key, position, begun, &ending.cause, &exit);
+            if self.settle_stopped(*key, &ending.cause) {
+                continue;
+            }
+            // If a worker broke the protocol, what it has not said is no proof of anything.
+            match position < begun || gone.lied {
+                true => self.settle_begun(*key, position == 0 && begun <= 1, &ending.cause, &exit),
+                false => self.settle_unbegun(*key, position == 0),
+            }
         }
     }
 
-    fn settle_task(&mut self, key: u32, position: usize, begun: usize, cause: &Cause, exit: &Exit) {
-        let entry = &mut self.entries[key as usize];
-        let has_begun = position < begun;
-        if entry.cancelled {
-            return self.fail(key, OutcomeKind::Cancelled, &cancelled());
-        }
-        if *cause == Cause::TimedOut(entry.tag) {
+    /// Ends a task that was to be stopped, whether or not the worker was for that reason.
+    fn settle_stopped(&mut self, key: u32, cause: &Cause) -> bool {
+        let entry = &self.entries[key as usize];
+        let (kind, failure) = if entry.cancelled {
+            (OutcomeKind::Cancelled, cancelled())
+        } else if *cause == Cause::TimedOut(entry.tag) {
             let walltime = entry.task.walltime().unwrap_or_default();
             let message = format!("the task ran longer than its walltime of {walltime:?} and was stopped");
-            return self.fail(key, OutcomeKind::TimedOut, &Failure::new("TaskTimedOut", message));
-        }
-        if *cause == Cause::DeadlinePassed(entry.tag) {
-            let failure = Failure::new("DeadlinePassed", "the task was stopped when its deadline passed");
-            return self.fail(key, OutcomeKind::TimedOut, &failure);
-        }
-        if has_begun && let Some(failure) = self.stopped.clone() {
-            return self.fail(key, OutcomeKind::Lost, &failure);
-        }
-        let lost = |what: String| {
-            let mut failure = Failure::new("WorkerLost", what);
-            failure.traceback = exit.stderr.clone();
-            failure
+            (OutcomeKind::TimedOut, Failure::new("TaskTimedOut", message))
+        } else if *cause == Cause::DeadlinePassed(entry.tag) {
+            let message = "the task was stopped when its deadline passed";
+            (OutcomeKind::TimedOut, Failure::new("DeadlinePassed", message))
+        } else {
+            return false;
         };
+        self.fail(key, kind, &failure);
+        true
+    }
+
+    /// A task that may have begun never goes back to the queue: it ends. `alone` says that no other one can have begun
+    /// there.
+    fn settle_begun(&mut self, key: u32, alone: bool, cause: &Cause, exit: &Exit) {
         let is_own_fault = matches!(cause, Cause::Died | Cause::Violation(_));
-        if has_begun && begun == 1 && is_own_fault {
-            let failure = match cause {
-                Cause::Violation(violation) => {
-                    lost(format!("the worker process broke the protocol: {violation}"))
-                }
-                _ => lost(format!("the worker process {exit} while it ran this task")),
-            };
-            return self.fail(key, OutcomeKind::Lost, &failure);
-        }
-        if has_begun && entry.announced && entry.at_most_once() {
-            let failure =
-                lost("the worker process was stopped for another reason while it ran this task".to_owned());
-            return self.fail(key, OutcomeKind::Lost, &failure);
-        }
-        // Each death with a culprit ends a task, and each kill of ours too; only others could go on for ever.
-        if (is_own_fault && begun != 1) || *cause == Cause::ZygoteLost {
-            entry.suspect |= has_begun && is_own_fault;
-            entry.restarts += 1;
-            if entry.restarts > MAX_RESTARTS {
-                let failure =
-                    lost(format!("{} worker processes were lost before they ran this task", entry.restarts));
-                return self.fail(key, OutcomeKind::Lost, &failure);
+        let is_known =
+            alone && (is_own_fault || self.stopped.is_some() || self.entries[key as usize].announced);
+        let mut failure = match (&self.stopped, cause) {
+            (Some(stopped), _) => stopped.clone(),
+            (None, Cause::Violation(violation)) => {
+                Failure::new("WorkerLost", format!("the worker process broke the protocol: {violation}"))
             }
+            (None, Cause::Died) if is_known => {
+                Failure::new("WorkerLost", format!("the worker process {exit} while it ran this task"))
+            }
+            (None, Cause::Died) => {
+                Failure::new("WorkerLost", format!("the worker process {exit}, maybe while it ran this task"))
+            }
+            (None, _) => Failure::new(
+                "WorkerLost",
+                "the worker process was stopped for another reason, maybe while it ran this task",
+            ),
+        };
+        match is_known {
+            true if self.stopped.is_none() => failure.traceback.clone_from(&exit.stderr),
+            true => {}
+            false => Failure::LEASE_LOST.clone_into(&mut failure.code),
         }
-        (entry.slot, entry.announced) = (None, false);
-        if self.draining && !has_begun {
+        self.fail(key, OutcomeKind::Lost, &failure);
+    }
+
+    /// A task that has not begun is given to another worker, or back if the pool drains. `first` says that it was the next
+    /// one there: it may be what workers die of before they can say that they begin it.
+    fn settle_unbegun(&mut self, key: u32, first: bool) {
+        if self.draining {
             return self.give_back(key);
         }
-        if has_begun {
-            // It has begun once, and that was in time.
-            entry.task.start_by = Tick::NEVER;
+        let entry = &mut self.entries[key as usize];
+        entry.setbacks += u8::from(first);
+        if entry.setbacks > MAX_SETBACKS {
+            let message =
+                format!("{} worker processes were lost before they began this task", entry.setbacks);
+            return self.fail(key, OutcomeKind::Lost, &Failure::new("WorkerLost", message));
         }
+        (entry.slot, entry.announced) = (None, false);
         let tag = self.enqueue(key);
         self.queue.push_front(tag);
     }

@@ -8,7 +8,7 @@ use funcx_core::model::{Function, IdentityId, TaskId, TaskSpec};
 use super::super::protocol::{FromWorker, TaskEnd};
 use super::super::slot::Exit;
 use super::life::{BOOT_TIME, CANCEL_PATIENCE, MAX_BOOTING, MAX_ZYGOTES, REAP_TIME};
-use super::settle::MAX_UNBORN;
+use super::settle::{MAX_SETBACKS, MAX_UNBORN};
 use super::*;
 
 /// A pool, a clock, and what the workers were told.
@@ -23,6 +23,8 @@ struct Bench {
     gave_back: Vec<AttemptId>,
     capacities: Vec<Capacity>,
     others: Vec<PoolOutput>,
+    /// Attempts that began, and in which worker.
+    begun: BTreeMap<AttemptId, u64>,
     next_id: u128,
 }
 
@@ -48,6 +50,7 @@ impl Bench {
             gave_back: Vec::new(),
             capacities: Vec::new(),
             others: Vec::new(),
+            begun: BTreeMap::new(),
             next_id: 0,
         }
     }
@@ -141,9 +144,46 @@ impl Bench {
         attempts
     }
 
+    /// Tasks that were lost and are not known to have begun come again, as the node above sends them.
+    fn start_again(&mut self) -> Vec<AttemptId> {
+        let lost =
+            |outcome: &Outcome| outcome.failure().is_some_and(|failure| failure.code == Failure::LEASE_LOST);
+        let tasks: Vec<_> = self
+            .outcomes
+            .extract_if(.., |outcome| lost(outcome))
+            .map(|outcome| {
+                let mut task = Task::new(outcome.task, Arc::new(Self::spec("f")), "");
+                (task.attempt, task.granted) = (outcome.attempt + 1, 1);
+                task
+            })
+            .collect();
+        let attempts = tasks.iter().map(Task::attempt_id).collect();
+        self.state.start(tasks, self.now);
+        self.settle();
+        attempts
+    }
+
+    /// This many tasks of a worker begin, and nobody is told.
+    fn begin_unheard(&mut self, worker: u64, count: usize) {
+        for (tag, _) in self.sent.get(&worker).into_iter().flatten().take(count) {
+            let entry = self.state.entries.get(key_of(*tag)).filter(|entry| entry.tag == *tag);
+            if let Some(entry) = entry {
+                let attempt = entry.task.attempt_id();
+                let earlier = *self.begun.entry(attempt).or_insert(worker);
+                assert_eq!(earlier, worker, "{attempt:?} begins again");
+            }
+        }
+    }
+
+    /// How many tasks of a worker may begin without a word.
+    fn unannounced(&self, worker: u64) -> usize {
+        self.sent[&worker].iter().take_while(|(_, announced)| !announced).count()
+    }
+
     /// The next task of a worker begins, if it was to be announced, and ends after this many nanoseconds.
     fn finish_next(&mut self, worker: u64, nanos: u64) {
         self.begin_next(worker);
+        self.begin_unheard(worker, 1);
         let (tag, _) = self.sent.get_mut(&worker).unwrap().pop_front().expect("the worker has a task");
         self.frame(worker, FromWorker::Outcomes(vec![end(tag, nanos)]));
     }
@@ -156,6 +196,7 @@ impl Bench {
 
     fn begin_next(&mut self, worker: u64) {
         if let Some(&(tag, true)) = self.sent[&worker].front() {
+            self.begin_unheard(worker, 1);
             self.frame(worker, FromWorker::Started(tag));
         }
     }
@@ -289,33 +330,69 @@ fn a_lonely_task_is_blamed_for_the_death_of_its_worker() {
 }
 
 #[test]
-fn the_culprit_among_many_is_found_without_harm_to_the_others() {
+fn what_may_have_begun_comes_again_until_the_culprit_is_found() {
     let mut bench = Bench::new(1);
     bench.teach("f");
     let attempts = bench.start(100, Bench::spec("f"));
-    let culprit = attempts[60];
-    let tag_of = |bench: &Bench, attempt: AttemptId| {
-        bench.state.index.get(&attempt).map(|key| bench.state.entries[*key as usize].tag)
-    };
-    let mut deaths = 0;
+    (0..50).for_each(|_| bench.finish_next(0, 1000));
+    bench.begin_unheard(0, 11);
+    bench.die_with_code(0, 1);
+    assert_eq!(bench.state.entries.len(), 0, "all of them may have begun, so none is kept");
+    let failure = bench.outcomes[50].failure().unwrap();
+    assert_eq!(failure.message, "the worker process exited with code 1, maybe while it ran this task");
+    bench.boot_all();
+    assert_eq!(bench.start_again().len(), 50);
     while bench.outcomes.len() < 100 {
         let worker = *bench.sent.keys().next().unwrap();
-        let (tag, announced) = *bench.sent[&worker].front().unwrap();
-        assert_eq!(announced, deaths > 0, "suspects are announced, others are not");
-        if Some(tag) == tag_of(&bench, culprit) {
+        assert_eq!(bench.sent[&worker].len(), 1, "a suspect has its worker for itself");
+        let (tag, announced) = bench.sent[&worker][0];
+        assert!(announced);
+        if bench.state.entries[key_of(tag)].task.id == attempts[60].task {
             bench.begin_next(worker);
             bench.die_with_code(worker, 1);
-            deaths += 1;
             bench.boot_all();
         } else {
             bench.finish_next(worker, 1000);
         }
     }
-    assert_eq!(deaths, 2);
     for outcome in &bench.outcomes {
-        let is_culprit = outcome.attempt_id() == culprit;
+        let is_culprit = outcome.task == attempts[60].task;
         assert_eq!(outcome.kind, if is_culprit { OutcomeKind::Lost } else { OutcomeKind::Returned });
+        assert!(outcome.failure().is_none_or(|failure| failure.code == "WorkerLost"));
     }
+}
+
+#[test]
+fn a_task_that_workers_die_of_before_it_begins_is_given_up() {
+    let mut bench = Bench::new(1);
+    let mut once = Bench::spec("f");
+    once.limits.max_attempts = 1;
+    bench.start(1, once);
+    let mut deaths = 0;
+    while bench.outcomes.is_empty() {
+        let worker = *bench.sent.keys().next().unwrap();
+        bench.die_with_code(worker, 1);
+        deaths += 1;
+        if bench.others.is_empty() && bench.outcomes.is_empty() {
+            bench.pass_to_next();
+        }
+        bench.boot_all();
+    }
+    assert_eq!((deaths, bench.kinds()), (u32::from(MAX_SETBACKS) + 1, vec![OutcomeKind::Lost]));
+}
+
+#[test]
+fn the_loss_of_the_zygote_is_no_fault_of_tasks() {
+    let mut bench = Bench::new(2);
+    let mut once = Bench::spec("f");
+    once.limits.max_attempts = 1;
+    bench.start(2, once);
+    bench.begin_next(0);
+    bench.state.handle_zygote_lost("it is gone".to_owned(), bench.now);
+    (0..2).for_each(|worker| bench.state.handle_disconnected(worker, None, bench.now));
+    bench.settle();
+    assert_eq!(bench.codes()[0].2, "WorkerLost", "what may run once has begun");
+    assert_eq!((bench.outcomes.len(), bench.state.waiting), (1, 1), "the other one has not");
 }
 
 #[test]
@@ -402,10 +479,9 @@ fn cancelling_waits_a_little_then_asks_then_kills() {
     bench.pass(GRACE);
     assert_eq!(bench.signals[1..], [(pid_of(0), Signal::Kill)]);
     bench.die(0, Exit { signal: Some(9), ..Exit::default() });
-    assert_eq!(bench.kinds(), [OutcomeKind::Cancelled]);
-    bench.boot_all();
-    assert_eq!(bench.sent_counts(), [2], "the neighbours are back");
-    assert!(bench.sent[&1].iter().all(|(_, announced)| !announced), "and are no suspects");
+    let codes: Vec<_> = bench.codes().into_iter().map(|(_, kind, code)| (kind, code)).collect();
+    let neighbour = (OutcomeKind::Lost, Failure::LEASE_LOST.to_owned());
+    assert_eq!(codes, [neighbour.clone(), neighbour, (OutcomeKind::Cancelled, "Cancelled".to_owned())]);
 }
 
 #[test]
@@ -536,7 +612,8 @@ fn without_zygotes_tasks_are_lost_until_there_is_one() {
         bench.state.handle_disconnected(worker, None, bench.now);
     }
     bench.settle();
-    assert_eq!(bench.outcomes, [], "one loss is no reason to give up");
+    let lost = |bench: &Bench| bench.codes().into_iter().map(|(_, _, code)| code).collect::<Vec<_>>();
+    assert_eq!(lost(&bench), [Failure::LEASE_LOST; 2], "one loss is no reason to give up what waits");
     for _ in 1..MAX_ZYGOTES {
         if bench.others.is_empty() {
             bench.pass_to_next();
@@ -546,7 +623,7 @@ fn without_zygotes_tasks_are_lost_until_there_is_one() {
         bench.settle();
     }
     assert_eq!(bench.kinds(), [OutcomeKind::Lost; 5]);
-    assert!(bench.outcomes[0].failure().unwrap().message.contains("no memory"));
+    assert!(bench.outcomes[2].failure().unwrap().message.contains("no memory"));
     assert_eq!(bench.capacities, [Capacity::default()]);
     bench.start(1, Bench::spec("f"));
     assert_eq!(bench.kinds(), [OutcomeKind::Lost; 6]);
@@ -612,23 +689,6 @@ fn a_draining_pool_gives_back_what_its_worker_had_not_begun() {
         (bench.kinds(), &bench.gave_back[..]),
         (vec![OutcomeKind::Lost], &[attempts[2], attempts[1]][..])
     );
-}
-
-#[test]
-fn a_draining_pool_still_finds_the_culprit() {
-    let mut bench = Bench::new(1);
-    bench.teach("f");
-    bench.start(2, Bench::spec("f"));
-    bench.die_with_code(0, 1);
-    bench.state.drain(bench.now);
-    bench.settle();
-    assert_eq!(bench.gave_back, [], "one of them may have killed the worker");
-    bench.boot_all();
-    bench.begin_next(1);
-    bench.die_with_code(1, 1);
-    bench.boot_all();
-    bench.finish_next(2, 1000);
-    assert_eq!(bench.kinds(), [OutcomeKind::Lost, OutcomeKind::Returned]);
 }
 
 /// What a task with these limits ends as, if nobody does anything: the time, the kind, the code.
@@ -774,9 +834,9 @@ impl Dice {
     }
 }
 
-/// Whatever workers, zygotes and owners do: one outcome for each attempt, and an end.
+/// Whatever workers, zygotes and owners do: one outcome for each attempt, which begins at most once, and an end.
 #[test]
-fn every_attempt_has_one_outcome_whatever_happens() {
+fn every_attempt_has_one_outcome_and_begins_once_whatever_happens() {
     for seed in 1..=100 {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
         let mut bench = Bench::new(1 + dice.roll(4) as u32);
@@ -824,15 +884,26 @@ fn random_step(bench: &mut Bench, dice: &mut Dice, attempts: &mut Vec<AttemptId>
             }
         }
         4 if !bench.others.iter().any(|output| matches!(output, PoolOutput::StartZygote)) => {
+            let workers: Vec<_> = bench.sent.keys().copied().collect();
+            workers.into_iter().for_each(|worker| begin_some(bench, dice, worker));
             bench.state.handle_zygote_lost("bad luck".to_owned(), bench.now);
             bench.settle();
         }
         5..8 => {
             if let Some(worker) = any_worker(bench, dice) {
-                match dice.roll(4) {
-                    0 => bench.state.handle_disconnected(worker, Some("nonsense".to_owned()), bench.now),
+                begin_some(bench, dice, worker);
+                match dice.roll(5) {
+                    0 => {
+                        let sent = bench.sent[&worker].len() as u64;
+                        bench.begin_unheard(worker, dice.roll(sent + 1) as usize);
+                        bench.state.handle_disconnected(worker, Some("nonsense".to_owned()), bench.now);
+                    }
                     1 => bench.state.handle_exited(worker, Exit::default(), bench.now),
                     2 => bench.state.handle_frame(worker, FromWorker::Started(dice.roll(9)), bench.now),
+                    3 => {
+                        bench.begin_next(worker);
+                        bench.die_with_code(worker, 1);
+                    }
                     _ => bench.die_with_code(worker, 1),
                 }
                 bench.settle();
@@ -840,6 +911,12 @@ fn random_step(bench: &mut Bench, dice: &mut Dice, attempts: &mut Vec<AttemptId>
         }
         _ => serve(bench, dice),
     }
+}
+
+/// Some tasks of a worker begin that need not say so.
+fn begin_some(bench: &mut Bench, dice: &mut Dice, worker: u64) {
+    let count = dice.roll(bench.unannounced(worker) as u64 + 1) as usize;
+    bench.begin_unheard(worker, count);
 }
 
 fn any_worker(bench: &Bench, dice: &mut Dice) -> Option<u64> {
@@ -874,6 +951,9 @@ fn serve(bench: &mut Bench, dice: &mut Dice) {
     for (pid, signal) in std::mem::take(&mut bench.signals) {
         let worker = u64::from(pid) - 1000;
         if signal == Signal::Kill || dice.roll(2) == 0 {
+            if bench.sent.contains_key(&worker) {
+                begin_some(bench, dice, worker);
+            }
             bench.die(worker, Exit { signal: Some(9), ..Exit::default() });
         }
     }

@@ -71,7 +71,7 @@ pub(super) async fn start(
 ) -> Result<()> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
     command.args(invocation).arg("--config-dir").arg(endpoints.config_dir());
-    command.args(log.debug.then_some("--debug")).args(log.log_json.then_some("--log-json"));
+    command.args(log.debug.then_some("--debug")).args(["--log-format", log.log_format.as_str()]);
     command.args(["start", directory.name(), "--detached"]);
     let mut child = command
         .current_dir("/")
