@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| funcx_fuzz::config::check(data));
+use funcx_fuzz::{allocation, config};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(16 << 20, || config::check(data)));

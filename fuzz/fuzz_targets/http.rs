@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| funcx_fuzz::http::check(data));
+use funcx_fuzz::{allocation, http};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(64 << 20, || http::check(data)));

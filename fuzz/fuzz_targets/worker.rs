@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| funcx_fuzz::worker::check(data));
+use funcx_fuzz::{allocation, worker};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(16 << 20, || worker::check(data)));
