@@ -220,7 +220,7 @@ fn wrong_values_are_refused_with_what_is_expected() {
         ),
         (
             "heartbeat_period: 0",
-            "line 1: heartbeat_period must be a duration longer than nothing, such as `30 s`, not the number `0`",
+            "line 1: heartbeat_period must be a duration from 1 ms to a day, such as `30 s`, not the number `0`",
         ),
         ("max_result_size: 1 TB", "line 1: max_result_size must be a size up to 67108864 bytes, not `1 TB`"),
         (

@@ -1,33 +1,32 @@
-//! The checks of the fuzz targets on their committed corpus, so that what fuzzing once found stays found.
-
-use std::path::Path;
+//! The checks of the fuzz targets on their committed corpora, so that what fuzzing once found stays found.
 
 #[path = "../../fuzz/src/frame.rs"]
 pub mod frame;
+#[path = "../../fuzz/src/http.rs"]
+pub mod http;
+#[path = "../../fuzz/src/journal.rs"]
+pub mod journal;
 #[path = "../../fuzz/src/message.rs"]
 pub mod message;
-
-fn replay(target: &str, check: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let entries: Vec<_> = corpus
-        .read_dir()
-        .expect("the corpus is there")
-        .map(|entry| entry.expect("it can be listed").path())
-        .collect();
-    assert!(entries.len() >= 16, "the corpus has a frame of every kind: {}", corpus.display());
-    for entry in entries {
-        // On failure this names the input.
-        println!("{}", entry.display());
-        check(&std::fs::read(&entry).expect("an entry can be read"));
-    }
-}
+#[path = "../../fuzz/src/replay.rs"]
+pub mod replay;
 
 #[test]
 fn frame_corpus() {
-    replay("frame", frame::check);
+    replay::replay("frame", 16, frame::check);
 }
 
 #[test]
 fn message_corpus() {
-    replay("message", message::check);
+    replay::replay("message", 16, message::check);
+}
+
+#[test]
+fn http_corpus() {
+    replay::replay("http", 40, http::check);
+}
+
+#[test]
+fn journal_corpus() {
+    replay::replay("journal", 10, journal::check);
 }

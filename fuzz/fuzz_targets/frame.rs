@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| funcx_fuzz::frame::check(data));
+use funcx_fuzz::{allocation, frame};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(4 << 20, || frame::check(data)));

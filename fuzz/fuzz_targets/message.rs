@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| funcx_fuzz::message::check(data));
+use funcx_fuzz::{allocation, message};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(4 << 20, || message::check(data)));

@@ -6,6 +6,9 @@ use funcx_core::{Error, ErrorKind, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+/// Lists and maps inside each other. A configuration needs six; each level takes some of the reader's stack.
+const MAX_DEPTH: usize = 16;
+
 /// A value and the line it stands on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -49,11 +52,15 @@ impl Node {
     /// Reads one YAML document. Empty text is an empty map.
     ///
     /// # Errors
-    /// `InvalidInput` with the place, if it is not YAML.
+    /// `InvalidInput` with the place, if it is not YAML, or has more in each other than any configuration.
     pub fn parse(text: &str) -> Result<Self> {
-        let spanned: Spanned<Value> = serde_saphyr::from_str(text).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "read YAML", error.without_snippet().to_string())
-        })?;
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH },
+        };
+        let spanned: Spanned<Value> =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+                Error::new(ErrorKind::InvalidInput, "read YAML", error.without_snippet().to_string())
+            })?;
         Ok(Self::from(spanned))
     }
 }
@@ -169,7 +176,8 @@ mod tests {
 
     #[test]
     fn what_is_not_yaml_is_refused_with_its_place() {
-        for text in ["a: [1", "a: 1\na: 2", "a: 1\n b: 2"] {
+        let deep = format!("a: {}{}", "[".repeat(200), "]".repeat(200));
+        for text in ["a: [1", "a: 1\na: 2", "a: 1\n b: 2", &deep] {
             let error = Node::parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(error.to_string().contains("line"), "{error}");

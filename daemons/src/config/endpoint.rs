@@ -7,10 +7,14 @@ use funcx_core::model::{FunctionId, limit};
 
 use super::document::{Node, Value};
 use super::foreign;
+use super::quantity::LONGEST_DURATION;
 use super::section::{Findings, Problem, Section, Size};
 
 /// Longest configuration file. A real one has some kilobytes.
 pub(super) const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// Longest time between two heartbeats.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(86_400);
 
 /// Most workers of a manager, which is as many as a pool of processes has, and most blocks.
 const MAX_COUNT: u32 = 4096;
@@ -236,12 +240,15 @@ impl EndpointConfig {
 
 fn read_endpoint(mut file: Section<'_>) -> EndpointConfig {
     let default = EndpointConfig::default();
-    let positive = "a duration longer than nothing, such as `30 s`";
+    let positive = "a duration from 1 ms to a day, such as `30 s`";
     let heartbeat_period = file
-        .get_if("heartbeat_period", positive, |period: &Duration| !period.is_zero())
+        .get_if("heartbeat_period", positive, |period: &Duration| {
+            !period.is_zero() && *period <= MAX_HEARTBEAT
+        })
         .unwrap_or(default.heartbeat_period);
     let idle_heartbeats: Option<u32> = file.get("idle_heartbeats_soft");
-    let engine = read_engine(file.section("engine"), idle_heartbeats.map(|beats| heartbeat_period * beats));
+    let idle = idle_heartbeats.map(|beats| heartbeat_period.saturating_mul(beats).min(LONGEST_DURATION));
+    let engine = read_engine(file.section("engine"), idle);
     let listen = file.node("listen").and_then(|node| read_address(&file, node));
     if listen.is_some() && engine.listen.is_some() {
         file.problem("listen", "and `engine.address` say the same thing; leave one out");
@@ -323,8 +330,8 @@ fn read_engine(mut engine: Section<'_>, idle: Option<Duration>) -> ReadEngine {
         engine.problem("max_workers", "and `max_workers_per_node` say the same thing; leave one out");
     }
     let heartbeat_period = engine
-        .get_if("heartbeat_period", "a duration of 100 ms or more", |period: &Duration| {
-            period.as_millis() >= 100
+        .get_if("heartbeat_period", "a duration from 100 ms to a day", |period: &Duration| {
+            period.as_millis() >= 100 && *period <= MAX_HEARTBEAT
         })
         .unwrap_or(default.heartbeat_period);
     let heartbeat_threshold = engine

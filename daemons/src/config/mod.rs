@@ -18,5 +18,5 @@ pub use endpoint::{
     ConfigError, EndpointConfig, EngineConfig, EngineKind, LauncherKind, ProviderConfig, Read,
 };
 pub use interpreter::interpreter;
-pub use quantity::{format_duration, format_size, parse_duration, parse_size};
+pub use quantity::{LONGEST_DURATION, format_duration, format_size, parse_duration, parse_size};
 pub use section::{Findings, Foreign, FromValue, Problem, Section, Size};

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The longest duration: ten years. What is longer is a mistake, and sums of such would overflow.
+pub const LONGEST_DURATION: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// Units of time and their milliseconds. The first of a group is the one that is written.
 const TIMES: &[(&str, u64)] = &[
     ("ms", 1),
@@ -32,7 +35,8 @@ const SIZES: &[(&str, u64)] = &[
     ("GiB", 1 << 30),
 ];
 
-/// Reads `30`, `1.5 s`, `10 min`, `2h` or `00:10:00`; a bare number is seconds. `None` if it is none of these.
+/// Reads `30`, `1.5 s`, `10 min`, `2h` or `00:10:00`, to the millisecond; a bare number is seconds. `None` if it is none of
+/// these, or longer than [`LONGEST_DURATION`].
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text.contains(':') {
@@ -40,10 +44,18 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     }
     let (number, unit) = split_unit(text)?;
     let millis = if unit.is_empty() { 1000 } else { find(TIMES, unit)? };
-    Duration::try_from_secs_f64(number * millis as f64 / 1000.0).ok()
+    from_millis(number * millis as f64)
 }
 
-/// Writes a duration so that [`parse_duration`] reads it back (to the millisecond).
+/// So many milliseconds, rounded, if that is a duration up to [`LONGEST_DURATION`].
+pub(super) fn from_millis(millis: f64) -> Option<Duration> {
+    let millis = millis.round();
+    (0.0..=LONGEST_DURATION.as_millis() as f64)
+        .contains(&millis)
+        .then(|| Duration::from_millis(millis as u64))
+}
+
+/// Writes a duration of whole milliseconds so that [`parse_duration`] reads it back exactly.
 pub fn format_duration(duration: Duration) -> String {
     if duration.subsec_millis() == 0 {
         format!("{} s", duration.as_secs())
@@ -75,7 +87,8 @@ fn parse_clock(text: &str) -> Option<Duration> {
     if minutes > 59 || seconds > 59 {
         return None;
     }
-    Some(Duration::from_secs(hours.checked_mul(3600)?.checked_add(minutes * 60 + seconds)?))
+    let seconds = hours.checked_mul(3600)?.checked_add(minutes * 60 + seconds)?;
+    Some(Duration::from_secs(seconds)).filter(|duration| *duration <= LONGEST_DURATION)
 }
 
 fn split_unit(text: &str) -> Option<(f64, &str)> {
@@ -100,6 +113,7 @@ mod tests {
             ("30 s", 30_000),
             ("30s", 30_000),
             ("1.5 s", 1500),
+            ("0.0006 s", 1),
             ("500 ms", 500),
             ("10 min", 600_000),
             ("2 hours", 7_200_000),
@@ -117,6 +131,8 @@ mod tests {
             "00:60:00",
             "1 s 2",
             "1.2.3",
+            "3651 d",
+            "99999999:00:00",
             "99999999999999999999999 d",
         ] {
             assert_eq!(parse_duration(text), None, "{text}");

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, fmt, time::Duration};
 
 use super::document::{Entry, Node, Value};
-use super::quantity::{parse_duration, parse_size};
+use super::quantity::{from_millis, parse_duration, parse_size};
 
 /// Similarity (0 to 1) from which a known key is offered for an unknown one: `heartbeat` finds `heartbeat_period`, and
 /// `colour` finds nothing.
@@ -219,8 +219,8 @@ impl FromValue for Duration {
 
     fn from_value(value: &Value) -> Option<Self> {
         match value {
-            Value::Integer(seconds) => u64::try_from(*seconds).ok().map(Self::from_secs),
-            Value::Float(seconds) => Self::try_from_secs_f64(*seconds).ok(),
+            Value::Integer(seconds) => from_millis(*seconds as f64 * 1000.0),
+            Value::Float(seconds) => from_millis(*seconds * 1000.0),
             Value::Text(text) => parse_duration(text),
             _ => None,
         }

@@ -39,6 +39,11 @@ impl Fabric {
 
     /// The same, with these variables in the environment of service and endpoint.
     pub(crate) async fn start_with(workers: u32, environment: &[(&str, &str)]) -> Self {
+        Self::start_engine(&format!("max_workers_per_node: {workers}"), workers, environment).await
+    }
+
+    /// The same with an engine that has these keys, and altogether so many workers.
+    pub(crate) async fn start_engine(engine: &str, workers: u32, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Free now, and nobody else on this machine asks for it by number.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -52,11 +57,11 @@ impl Fabric {
             .await
             .unwrap();
         assert!(configured.status.success(), "{}", String::from_utf8_lossy(&configured.stderr));
-        let config = format!("service: http://{address}\nengine:\n  max_workers_per_node: {workers}\n");
+        let config = format!("service: http://{address}\nengine:\n  {engine}\n");
         std::fs::write(directory.path().join("home/endpoints/faulty/config.yaml"), config).unwrap();
         let endpoint = start_endpoint(directory.path(), &token, &environment);
         let fabric = Self { directory, address, token, environment, service, endpoint };
-        fabric.online().await;
+        fabric.online(workers).await;
         fabric
     }
 
@@ -75,8 +80,18 @@ impl Fabric {
 
     /// Kills the endpoint and starts it again.
     pub(crate) async fn restart_endpoint(&mut self) {
+        self.kill_endpoint().await;
+        self.start_endpoint();
+    }
+
+    /// Kills the endpoint.
+    pub(crate) async fn kill_endpoint(&mut self) {
         kill(self.endpoint.id().unwrap());
         self.endpoint.wait().await.unwrap();
+    }
+
+    /// Starts an endpoint that was killed.
+    pub(crate) fn start_endpoint(&mut self) {
         self.endpoint = start_endpoint(self.directory.path(), &self.token, &self.environment);
     }
 
@@ -160,12 +175,13 @@ impl Fabric {
         files.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).unwrap()).collect()
     }
 
-    async fn online(&self) {
+    /// Waits until the service knows of so many workers.
+    pub(crate) async fn online(&self, workers: u32) {
         let client = self.client();
         let begun = tokio::time::Instant::now();
         loop {
             if let Ok(endpoint) = client.endpoint_named("faulty").await
-                && endpoint.workers > 0
+                && endpoint.workers >= workers
             {
                 return;
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use funcx_core::ErrorKind;
-use funcx_core::model::Retry;
+use funcx_core::model::{Retry, limit};
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, response::Response as Described};
 
 use super::wire::ErrorBody;
@@ -26,7 +26,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+        Self { status, code, message: clipped(message.into()), retry_after: None }
     }
 
     /// The request cannot be read.
@@ -62,6 +62,15 @@ impl ApiError {
     }
 }
 
+/// A message may quote the request, which may be long, and stands in the answer twice.
+fn clipped(mut message: String) -> String {
+    if message.len() > limit::MAX_TEXT_BYTES {
+        message.truncate(message.floor_char_boundary(limit::MAX_TEXT_BYTES - '…'.len_utf8()));
+        message.push('…');
+    }
+    message
+}
+
 impl From<&Refusal> for ApiError {
     fn from(refusal: &Refusal) -> Self {
         let error = refusal.error();
@@ -87,7 +96,7 @@ impl From<&Refusal> for ApiError {
         if status.is_server_error() {
             tracing::error!(code = refusal.code(), error = %refusal, "request failed");
         }
-        Self { status, code: refusal.code(), message: refusal.to_string(), retry_after }
+        Self { status, code: refusal.code(), message: clipped(refusal.to_string()), retry_after }
     }
 }
 

@@ -13,6 +13,8 @@ mod functions;
 mod pool;
 mod private_dir;
 mod protocol;
+#[cfg(any(test, feature = "conformance"))]
+pub mod scripted;
 mod slot;
 mod zygote;
 

@@ -14,6 +14,8 @@ pub(super) const MAX_FRAME_BYTES: usize = 256 << 20;
 /// What the worker needs of a frame besides the largest result and the captured output of one task: other outcomes
 /// that travel with it, heads, a traceback.
 pub(super) const FRAME_SPARE_BYTES: usize = 4 << 20;
+/// What a stream of captured output may be longer than the bound of the configuration: the line about what was dropped.
+pub(super) const OUTPUT_SPARE_BYTES: usize = 64;
 /// Longest `Hello` frame.
 const MAX_HELLO_BYTES: usize = 64 << 10;
 const LENGTH_BYTES: usize = 4;

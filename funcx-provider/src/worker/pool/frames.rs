@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use funcx_core::model::{Hop, Now, Outcome, OutcomeKind, Task};
 
-use super::super::protocol::{FromWorker, TaskEnd};
+use super::super::protocol::{FRAME_SPARE_BYTES, FromWorker, OUTPUT_SPARE_BYTES, TaskEnd};
 use super::super::slot::Cause;
 use super::{PoolState, cancelled};
 
@@ -42,6 +42,7 @@ impl PoolState {
 
     pub(super) fn on_outcomes(&mut self, slot: usize, ends: Vec<TaskEnd>) -> Result<(), String> {
         for end in ends {
+            self.check_sizes(&end)?;
             let place = &mut self.slots[slot];
             let head =
                 place.pipeline.front().copied().filter(|key| self.entries[*key as usize].tag == end.tag);
@@ -51,9 +52,6 @@ impl PoolState {
             let entry = &self.entries[key as usize];
             if entry.announced && place.started.is_none() {
                 return Err(format!("task {} ended and had not begun", end.tag));
-            }
-            if end.returned && end.payload.len() > self.settings.welcome.max_result_bytes {
-                return Err(format!("a result of {} bytes", end.payload.len()));
             }
             place.pipeline.pop_front();
             place.cost -= entry.cost;
@@ -72,6 +70,24 @@ impl PoolState {
             self.finish(key, outcome);
         }
         Ok(())
+    }
+
+    /// A worker keeps what it sends within the bounds of its welcome; what a task writes into its connection may not.
+    fn check_sizes(&self, end: &TaskEnd) -> Result<(), String> {
+        let welcome = &self.settings.welcome;
+        let (what, most) = match end.returned {
+            true => ("a result", welcome.max_result_bytes),
+            false => ("a failure", FRAME_SPARE_BYTES),
+        };
+        let output = welcome.max_output_bytes + OUTPUT_SPARE_BYTES;
+        let parts =
+            [(what, &end.payload, most), ("output", &end.stdout, output), ("output", &end.stderr, output)];
+        match parts.into_iter().find(|(_, bytes, most)| bytes.len() > *most) {
+            Some((what, bytes, most)) => {
+                Err(format!("{what} of {} bytes; at most {most} are allowed", bytes.len()))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn report_start(&mut self, slot: usize) {

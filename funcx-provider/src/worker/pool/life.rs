@@ -40,7 +40,8 @@ impl PoolState {
     /// The zygote is gone or could not be started. Its workers end with it.
     pub(in super::super) fn handle_zygote_lost(&mut self, reason: String, now: Now) {
         self.touch(now);
-        if self.zygote == Zygote::Stopping && self.draining {
+        // One that was stopped because its workers did not start is replaced, even if what is left is all there will be.
+        if self.zygote == Zygote::Stopping && !self.needs_workers() {
             self.zygote = Zygote::Gone;
             return;
         }

@@ -1,0 +1,5 @@
+#![no_main]
+
+use funcx_fuzz::{allocation, journal};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(4 << 20, || journal::check(data)));
