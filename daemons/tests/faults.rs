@@ -151,7 +151,7 @@ async fn managers_and_workers_end_with_a_killed_endpoint() {
     let arguments = Arguments::python(&[1], &BTreeMap::<String, ()>::new()).unwrap();
     let mut running = client.submit(Call::new(endpoint, function, arguments)).await.unwrap();
     running.id().await.unwrap();
-    fabric.kill_endpoint().await;
-    let said = fabric.manager_logs();
+    fabric.lose_endpoint().await;
+    let said = fabric.log("manager");
     assert!(said.contains("the process of the endpoint is gone"), "{said}");
 }

@@ -96,7 +96,7 @@ impl Fabric {
     }
 
     /// Kills the endpoint for good; resolves when its manager, zygote and workers are gone too.
-    pub(crate) async fn kill_endpoint(&mut self) {
+    pub(crate) async fn lose_endpoint(&mut self) {
         let manager = self.manager().await;
         let zygote = children(manager)[0];
         let mut family = children(zygote);
@@ -104,22 +104,6 @@ impl Fabric {
         kill(self.endpoint.id().unwrap());
         self.endpoint.wait().await.unwrap();
         until("managers and workers are gone", || family.iter().all(|pid| !is_alive(*pid))).await;
-    }
-
-    /// What the managers of the endpoint have said.
-    pub(crate) fn manager_logs(&self) -> String {
-        let mut folders = vec![self.directory.path().join("home/endpoints/faulty")];
-        let mut said = String::new();
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-                if entry.file_type().unwrap().is_dir() {
-                    folders.push(entry.path());
-                } else if entry.path().extension().is_some_and(|extension| extension == "log") {
-                    said.push_str(&std::fs::read_to_string(entry.path()).unwrap());
-                }
-            }
-        }
-        said
     }
 
     /// The process of the manager, once it has a zygote with workers.
