@@ -22,6 +22,8 @@ pub(super) struct Losses {
     pub(super) lossless: bool,
     /// Whether connections break: what ends while its node is away is stopped when that is back.
     pub(super) cuts: bool,
+    /// Whether endpoints keep journals.
+    pub(super) journals: bool,
     /// An endpoint died and kept no journal, or lost the end of it with the power.
     pub(super) amnesia: bool,
     pub(super) service: u32,
@@ -33,7 +35,7 @@ pub(super) struct Losses {
 impl Seen {
     /// How many attempts there may have been. A manager that is given up may have made some of which nobody else heard.
     const fn attempts(self, losses: Losses) -> u16 {
-        self.highest_attempt + if losses.peers > 0 { self.crashes } else { 0 }
+        self.highest_attempt + if losses.peers + losses.endpoints > 0 { self.crashes } else { 0 }
     }
 }
 
@@ -66,13 +68,14 @@ impl Fabric {
         let known = seen.attempts(losses);
         let wrong = if !accepted {
             "runs although it was not accepted"
-        } else if task.granted > limit::MAX_GRANTED || attempt.number > most + task.granted {
+        } else if task.granted > limit::MAX_GRANTED || attempt.number > most + limit::MAX_GRANTED {
             "has more attempts than it allows"
-        } else if starts > 1 && most == 1 && (losses.service == 0 || !losses.amnesia) {
+        } else if starts > 1 && most == 1 && (losses.service == 0 || losses.journals || losses.endpoints == 0)
+        {
             "allows one attempt and runs twice"
         } else if starts > known && !losses.amnesia {
             "begins more often than it is attempted"
-        } else if losses.lossless && attempt.number <= u32::from(highest_attempt) {
+        } else if losses.lossless && starts > 1 && attempt.number <= u32::from(highest_attempt) {
             "runs the same attempt twice although no process was lost"
         } else if losses.lossless && outcome.is_some_and(|kind| !losses.is_stopped_later(kind)) {
             "runs after its end although no process was lost"
@@ -100,7 +103,13 @@ impl Fabric {
         let seen = &mut self.seen[number as usize];
         let earlier = seen.outcome.replace(kind);
         if let Some(attempt) = attempt {
-            seen.highest_attempt = attempt as u16;
+            // What is stopped while its node is away ends as the attempt of which it was heard last.
+            let least = if matches!(kind, OutcomeKind::Cancelled | OutcomeKind::TimedOut) {
+                seen.highest_attempt
+            } else {
+                0
+            };
+            seen.highest_attempt = least.max(attempt as u16);
         }
         let Seen { starts, asked_to_stop, .. } = *seen;
         let known = seen.attempts(self.losses);

@@ -1,7 +1,7 @@
 //! The journals of endpoints, on disks that outlive the processes.
 //!
-//! What is written survives the process; what is synced survives the loss of power too. Only outcomes wait for a sync,
-//! and it makes everything safe that was written before.
+//! What is written survives the process; what is synced survives the loss of power too. Outcomes wait for a sync, and so
+//! do leases that count as begun; it makes everything safe that was written before.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,8 +29,10 @@ pub(super) struct Journal {
     /// In the memory of the process, because the disk is full.
     waiting: VecDeque<(RecordId, Vec<JournalEntry>)>,
     pub(super) full_until: Tick,
-    /// The end was lost with the power.
+    /// The power was lost.
     cut: bool,
+    /// Nothing is written any more until it is opened.
+    ended: bool,
 }
 
 impl Journal {
@@ -44,6 +46,7 @@ impl Journal {
             waiting: VecDeque::new(),
             full_until: Tick::ZERO,
             cut: false,
+            ended: false,
         }
     }
 
@@ -51,6 +54,7 @@ impl Journal {
     pub(super) fn open(&mut self) -> Recovered {
         self.sync(u64::MAX);
         self.life += 1;
+        self.ended = false;
         let complete = !std::mem::take(&mut self.cut);
         self.synced.clone().into_recovered(self.epoch, self.life, complete)
     }
@@ -65,13 +69,20 @@ impl Journal {
         }
     }
 
+    /// The session ends in good order: the next process begins another one.
+    fn end_session(&mut self) {
+        let next = Self::new(self.epoch + (1 << 20));
+        *self = Self { full_until: self.full_until, ended: true, ..next };
+    }
+
     /// The process is gone; with the power goes some of what was written. How many records that was.
     pub(super) fn close(&mut self, power_loss: bool, draw: u64) -> usize {
         self.waiting.clear();
         let written = self.written.len();
         let kept = if power_loss { draw as usize % (written + 1) } else { written };
         self.written.truncate(kept);
-        self.cut |= kept < written;
+        // Whoever opens it cannot know whether something is missing.
+        self.cut |= power_loss;
         written - kept
     }
 }
@@ -80,6 +91,9 @@ impl Fabric {
     /// An endpoint wants something written down.
     pub(super) fn record(&mut self, place: Place, record: RecordId, entries: Vec<JournalEntry>) {
         let Some(journal) = self.journals.get_mut(place - 1) else { return };
+        if journal.ended {
+            return;
+        }
         if self.now < journal.full_until || !journal.waiting.is_empty() {
             if journal.waiting.is_empty() {
                 let life = self.processes[place].life;
@@ -108,7 +122,7 @@ impl Fabric {
         note!(self, "p{place} writes {}", entries.iter().map(words).collect::<Vec<_>>().join(", "));
         let life = self.processes[place].life;
         let draw = self.draw.of((place as u64) << 32 | u64::from(life), 0x10_0000_0000 + record.0);
-        let durable = entries.iter().any(|entry| matches!(entry, JournalEntry::Outcomes(_)));
+        let durable = is_durable(&entries);
         let journal = &mut self.journals[place - 1];
         journal.written.push_back(entries);
         let through = if durable { journal.synced_records + journal.written.len() as u64 } else { 0 };
@@ -117,11 +131,28 @@ impl Fabric {
         self.agenda.add(told, Event::At(place, life, Input::Recorded(record, through)));
     }
 
+    /// A process has finished everything.
+    pub(super) fn end_session(&mut self, place: Place) {
+        if let Some(journal) = place.checked_sub(1).and_then(|index| self.journals.get_mut(index)) {
+            journal.end_session();
+        }
+    }
+
     /// An endpoint is told that something is written down, and everything up to a record is on the disk.
     pub(super) fn recorded(&mut self, place: Place, record: RecordId, through: u64) {
         self.journals[place - 1].sync(through);
         self.processes[place].node.recorded(record);
     }
+}
+
+/// Whether the word of a record waits until it is on the disk: outcomes, and leases that count as begun.
+fn is_durable(entries: &[JournalEntry]) -> bool {
+    let leases = entries.iter().any(|entry| matches!(entry, JournalEntry::Leased(_)));
+    entries.iter().any(|entry| match entry {
+        JournalEntry::Outcomes(_) => true,
+        JournalEntry::Started(_) => leases,
+        _ => false,
+    })
 }
 
 fn words(entry: &JournalEntry) -> String {

@@ -166,6 +166,7 @@ impl Fabric {
                 .collect(),
             seen: vec![Seen::default(); config.tasks as usize],
             losses: Losses {
+                journals: config.journals != 0,
                 lossless: plan.steps.iter().all(|(_, step)| step.is_lossless()),
                 cuts: plan.steps.iter().any(|(_, step)| matches!(step, Step::Cut { .. })),
                 ..Losses::default()
@@ -440,6 +441,7 @@ impl Fabric {
             NodeOutput::Events(events) => self.keep(events),
             NodeOutput::Drained => {
                 note!(self, "p{place} is drained");
+                self.end_session(place);
                 let soon = self.now + Duration::from_millis(1);
                 self.agenda.add(soon, Event::At(place, life, Input::Exit));
             }

@@ -105,8 +105,10 @@ impl Fabric {
         let node_id = Uuid::from_u128(place as u128 | if fresh { u128::from(life) << 64 } else { 0 });
         let journal = (place != 0).then(|| self.journals.get_mut(place - 1)).flatten();
         let recovered = journal.map(Journal::open);
-        let (epoch, journal_life) =
-            recovered.as_ref().map_or((self.lives, 0), |recovered| (recovered.epoch, recovered.life));
+        let (epoch, journal_life) = recovered.as_ref().map_or((self.lives, 0), |recovered| {
+            // Attempts of which the journal does not know may have begun: a new session.
+            (if recovered.complete { recovered.epoch } else { self.lives }, recovered.life)
+        });
         let identity = above.map(|above| UplinkIdentity {
             role: if above == 0 { Role::Endpoint } else { Role::Manager },
             node: node_id,

@@ -345,7 +345,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             if let Some(&key) = self.index.get(&task.id) {
                 let entry = &mut self.tasks[key as usize];
                 if task.attempt > entry.task.attempt {
-                    entry.task.attempt = task.attempt;
+                    (entry.task.attempt, entry.task.granted) = (task.attempt, task.granted);
                     entry.again = entry.stop.is_some();
                 }
             } else if self.room(lane) > 0 && refused.is_empty() {
