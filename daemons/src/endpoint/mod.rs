@@ -120,6 +120,8 @@ impl Endpoint {
         let work = directory.join(&config.engine.working_dir);
         directory::private_directory(&run).with_context(|| format!("cannot make {}", run.display()))?;
         std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+        // First, because it is locked: what follows must not happen under another endpoint.
+        let (journal, recovered) = open_journal(&directory)?;
         put_aside_logs(&directory).context("cannot put the logs of earlier blocks aside")?;
         let ledger = run.join(LEDGER);
         end_leftovers(&ledger).await;
@@ -128,7 +130,6 @@ impl Endpoint {
         let (socket_directory, address) = listen_address(config, &run)?;
         let listener = transports.listen(&address).await?;
         let template = ManagerTemplate::new(config, identity.id, listener.address(), &directory)?;
-        let (journal, recovered) = open_journal(&directory)?;
         let door = Doorkeeper::default();
         let blocks = Blocks::new(
             block_policy(config),

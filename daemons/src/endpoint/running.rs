@@ -10,7 +10,7 @@ use funcx_net::journal::Journal;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,8 @@ enum Event {
     Look,
     Report,
     Stop,
+    /// The node's task is no more, which only a defect can bring about.
+    NodeEnded(Result<(), JoinError>),
     /// Whoever is left has had time enough.
     TimeIsUp,
 }
@@ -94,6 +96,8 @@ impl Running {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refused_since = None;
+        let mut been_in = false;
+        let mut node_ended = false;
         let mut leaving = Leaving::No;
         let result = loop {
             let time_is_up = async {
@@ -104,6 +108,7 @@ impl Running {
             };
             let event = tokio::select! {
                 () = self.stop.cancelled(), if leaving == Leaving::No => Event::Stop,
+                ended = &mut self.driver => Event::NodeEnded(ended),
                 () = time_is_up => Event::TimeIsUp,
                 Some(notice) = self.noticed.recv() => Event::Noticed(notice),
                 accepted = self.listener.accept() => Event::Accepted(accepted),
@@ -121,6 +126,11 @@ impl Running {
                     tracing::info!(blocks = self.blocks.count(), "draining");
                     leaving = Leaving::Draining { until: Instant::now() + self.drain_timeout, before };
                     let _ = self.node.with(|node, now| node.drain(now)).await;
+                }
+                Event::NodeEnded(ended) => {
+                    let reason = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    node_ended = true;
+                    break Err(Failed::new(Exit::Failure, format!("the node broke down: {reason}")));
                 }
                 Event::TimeIsUp => match leaving {
                     Leaving::Draining { before, .. } => {
@@ -152,6 +162,7 @@ impl Running {
                 Event::Noticed(NodeNotice::OpenedAbove) => {
                     tracing::info!("connected to the service");
                     refused_since = None;
+                    been_in = true;
                     self.report().await;
                 }
                 Event::Noticed(NodeNotice::RefusedAbove(refused)) => {
@@ -161,7 +172,9 @@ impl Running {
                         again = refused.retry,
                         "the service does not take this endpoint"
                     );
-                    if let Some(failed) = give_up(&refused, since.elapsed()) {
+                    // One that has served before waits as long as the service takes to be well again.
+                    let borne = if been_in { Duration::ZERO } else { since.elapsed() };
+                    if let Some(failed) = give_up(&refused, borne) {
                         break Err(failed);
                     }
                 }
@@ -186,7 +199,7 @@ impl Running {
         };
         drop(changed);
         self.say_what_became(leaving).await;
-        self.leave(requests, &clock).await;
+        self.leave(requests, &clock, node_ended).await;
         result
     }
 
@@ -254,12 +267,17 @@ impl Running {
     }
 
     /// Gives tasks back to the service and ends the blocks.
-    async fn leave(mut self, mut requests: FuturesUnordered<ProviderRequest>, clock: &Clock) {
+    async fn leave(
+        mut self,
+        mut requests: FuturesUnordered<ProviderRequest>,
+        clock: &Clock,
+        node_ended: bool,
+    ) {
         tracing::info!(blocks = self.blocks.count(), "leaving");
         let _ = self.node.with(|node, _| node.leave()).await;
         requests.extend(self.blocks.cancel_all());
         self.node.stop();
-        if let Err(error) = self.driver.await {
+        if !node_ended && let Err(error) = self.driver.await {
             tracing::error!(%error, "the node ended badly");
         }
         let provider = self.blocks.provider();

@@ -316,8 +316,20 @@ impl DispatcherModel {
                 let task = &self.tasks[id];
                 task.end_by.is_some_and(|due| due <= now) || task.start_by.is_some_and(|due| due <= now)
             };
-            let ended: Vec<_> = self.peers[&peer].held.iter().copied().filter(late).collect();
-            self.end_now(&ended.iter().map(|id| (*id, OutcomeKind::TimedOut)).collect::<Vec<_>>());
+            let asked = |id: &TaskId| {
+                let task = &self.tasks[id];
+                task.stop == Some(OutcomeKind::Cancelled) && !task.again
+            };
+            let ended: Vec<_> = self.peers[&peer]
+                .held
+                .iter()
+                .filter_map(|id| match (late(id), asked(id)) {
+                    (true, _) => Some((*id, OutcomeKind::TimedOut)),
+                    (false, true) => Some((*id, OutcomeKind::Cancelled)),
+                    (false, false) => None,
+                })
+                .collect();
+            self.end_now(&ended);
         }
     }
 
@@ -525,12 +537,22 @@ impl DispatcherModel {
         if expected.is_empty() {
             return;
         }
-        let Some(DispatcherOutput::Deliver(outcomes)) = self.real.poll_output() else {
-            panic!("{expected:?} should have been delivered");
+        let outcomes = loop {
+            match self.real.poll_output() {
+                Some(DispatcherOutput::Lost(events)) => self.expect_later(&events),
+                Some(DispatcherOutput::Deliver(outcomes)) => break outcomes,
+                other => panic!("{expected:?} should have been delivered, not {other:?}"),
+            }
         };
         let delivered: BTreeMap<_, _> = outcomes.iter().map(|outcome| (outcome.task, outcome.kind)).collect();
         assert_eq!(delivered, expected.iter().copied().collect());
         assert_eq!(outcomes.len(), expected.len(), "each of them once");
+    }
+
+    /// What was lost goes on as a later attempt.
+    fn expect_later(&self, events: &[TaskEvent]) {
+        let known = |event: &TaskEvent| self.tasks[&event.attempt.task].attempt;
+        assert!(events.iter().all(|event| event.attempt.number < known(event)), "{events:?}");
     }
 
     /// Takes what comes out, and finds it allowed.
@@ -538,10 +560,7 @@ impl DispatcherModel {
         while let Some(output) = self.real.poll_output() {
             match output {
                 DispatcherOutput::Deliver(outcomes) => panic!("nothing else was due, but {outcomes:?} came"),
-                DispatcherOutput::Lost(events) => {
-                    let known = |event: &TaskEvent| self.tasks[&event.attempt.task].attempt;
-                    assert!(events.iter().all(|event| event.attempt.number < known(event)), "{events:?}");
-                }
+                DispatcherOutput::Lost(events) => self.expect_later(&events),
                 DispatcherOutput::Abandon { .. } => panic!("nobody has abandoned anything"),
                 DispatcherOutput::Cancel { peer, attempts } => {
                     for attempt in attempts {

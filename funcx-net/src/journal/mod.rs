@@ -107,7 +107,10 @@ impl Journal {
         let directory = Directory::open(path)?;
         let boot = boot();
         let mut found = Found::read(&directory, boot).map_err(named)?;
-        let header = Header { epoch: found.epoch, life: found.life, boot };
+        // What an incomplete journal does not know of, its later lives do not know of either: none of them is taken for one
+        // that does. A new epoch has nothing to know of.
+        let known = found.complete || found.life == 1;
+        let header = Header { epoch: found.epoch, life: found.life, boot: if known { boot } else { 0 } };
         let io = |error| named(failed(OPENING, error));
         let old = found.old.as_mut().map(|(file, end)| (file, *end));
         let draft = directory.draft(header, &found.ledger, old);

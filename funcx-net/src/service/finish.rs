@@ -1,6 +1,6 @@
 //! Outcomes: committed, then acknowledged downstream, then told to those who wait.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use funcx_core::Result;
 use funcx_core::contract::{Backlog, OutcomeRecord, Write};
@@ -13,19 +13,44 @@ use super::queue::Queue;
 use super::tasks::READ_TASKS;
 use crate::driver::wall_clock;
 
+/// Commits of events, numbered in the order in which they were called.
+#[derive(Debug, Default)]
+pub(super) struct Recording {
+    next: u64,
+    under_way: BTreeSet<u64>,
+}
+
+impl Recording {
+    fn begin(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.under_way.insert(number);
+        number
+    }
+
+    fn is_done_before(&self, number: u64) -> bool {
+        self.under_way.first().is_none_or(|first| *first >= number)
+    }
+}
+
 impl Service {
     /// Makes outcomes of the dispatcher safe, however long that takes. The commit is called before this returns.
     pub(super) fn finish(
         self: Arc<Self>,
         outcomes: Vec<Outcome>,
     ) -> impl Future<Output = ()> + Send + 'static {
+        let recorded = self.recording.borrow().next;
         let begun = (!outcomes.is_empty()).then(|| {
             let (ticket, records) = self.publisher.stamp(outcomes, wall_clock());
             let committed = self.store.commit(vec![Write::Finish(records.clone())]);
             (ticket, records, committed)
         });
         async move {
-            let Some((ticket, records, mut committed)) = begun else { return };
+            // Attempts that were lost with these outcomes must be counted before their sender forgets them.
+            let Some((ticket, records, mut committed)) = begun else {
+                self.recorded_through(recorded).await;
+                return;
+            };
             let mut pause = FIRST_PAUSE;
             while let Err(error) = committed.await {
                 self.say_failed(&error);
@@ -39,7 +64,15 @@ impl Service {
             let origins = self.untrack(&records);
             let origins = self.find_origins(&records, origins).await;
             self.publisher.publish(ticket, finished(records, origins));
+            self.recorded_through(recorded).await;
         }
+    }
+
+    /// Waits until events that were given out before this number are durable.
+    async fn recorded_through(&self, number: u64) {
+        let mut recording = self.recording.subscribe();
+        // The sender is in the service, which is here.
+        let _ = recording.wait_for(|commits| commits.is_done_before(number)).await;
     }
 
     /// Makes outcomes of tasks safe that are not in the dispatcher; tried once.
@@ -74,10 +107,14 @@ impl Service {
             let matters = |event: &TaskEvent| event.kind != TaskEventKind::Started || expires(event);
             events.into_iter().filter(matters).collect()
         };
-        let begun = (!kept.is_empty()).then(|| self.store.commit(vec![Write::Record(kept.clone())]));
+        let begun = (!kept.is_empty()).then(|| {
+            let mut number = 0;
+            self.recording.send_modify(|commits| number = commits.begin());
+            (number, self.store.commit(vec![Write::Record(kept.clone())]))
+        });
         let service = Arc::clone(self);
         async move {
-            let Some(mut committed) = begun else { return };
+            let Some((number, mut committed)) = begun else { return };
             let mut pause = FIRST_PAUSE;
             while let Err(error) = committed.await {
                 service.say_failed(&error);
@@ -87,6 +124,9 @@ impl Service {
                 }
                 committed = service.store.commit(vec![Write::Record(kept.clone())]);
             }
+            service.recording.send_modify(|commits| {
+                commits.under_way.remove(&number);
+            });
             service.say_worked();
         }
     }

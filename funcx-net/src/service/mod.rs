@@ -222,6 +222,8 @@ pub struct Service {
     store_check: StoreCheck,
     /// Tasks in the dispatcher.
     tracked: Mutex<IdMap<TaskId, Tracked>>,
+    /// Commits of events of tasks that are under way.
+    recording: tokio::sync::watch::Sender<finish::Recording>,
     publisher: Arc<Publisher>,
     trouble: Trouble,
     repeats: Arc<Repeats<SharedAnswer>>,
@@ -311,6 +313,7 @@ impl Service {
                 metrics,
                 store_check: StoreCheck::default(),
                 tracked: Mutex::default(),
+                recording: tokio::sync::watch::Sender::default(),
                 publisher: Arc::new(Publisher::starting(wall_clock())),
                 trouble: Trouble::default(),
                 repeats,

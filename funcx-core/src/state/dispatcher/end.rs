@@ -20,7 +20,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 
     /// Takes an entry out of the list that it is in.
-    fn detach(&mut self, key: usize) {
+    pub(super) fn detach(&mut self, key: usize) {
         let entry = &mut self.tasks[key];
         let lane = &mut self.lanes[entry.lane.0 as usize];
         entry.started = Timestamp::UNSET;

@@ -464,7 +464,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 
     /// Whether a peer is connected. One that is not keeps its leases, but what is cancelled meanwhile does not wait for it.
-    /// What it had and should have ended by now ends here.
+    /// What it had and should have ended by now ends here, and so does what it was asked to stop and may never confirm.
     pub fn set_present(&mut self, peer: PeerId, present: bool) {
         let Some(entry) = self.peers.get_mut(peer.0 as usize) else { return };
         let lane = &mut self.lanes[entry.lane.0 as usize];
@@ -477,6 +477,15 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             };
             let late: Vec<usize> = entry.held.iter(&self.tasks).filter(is_late).collect();
             late.into_iter().for_each(|key| self.run_out(key));
+            let asked =
+                |key: &usize| self.tasks[*key].stop == Some(Stop::Cancelled) && !self.tasks[*key].again;
+            let held = &self.peers[peer.0 as usize].held;
+            let asked: Vec<usize> = held.iter(&self.tasks).filter(asked).collect();
+            for key in asked {
+                let outcome = Stop::CancelledAway.outcome(&self.tasks[key].task);
+                self.finish(key, outcome);
+            }
+            self.update_room(peer);
         }
     }
 
@@ -493,6 +502,24 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     pub fn set_weight(&mut self, owner: IdentityId, weight: u32) {
         self.weights.insert(owner, weight);
         self.lanes.iter_mut().for_each(|lane| lane.queue.set_weight(owner, weight));
+    }
+
+    /// Attempts that a peer holds are found at another one: the same node with another session. They go on there.
+    pub fn move_leases(&mut self, from: PeerId, to: PeerId, held: &[AttemptId]) {
+        for attempt in held {
+            let Some(key) = self.index.get(&attempt.task).map(|key| *key as usize) else { continue };
+            let entry = &self.tasks[key];
+            if entry.peer == Some(from) && attempt.number >= entry.leased_as {
+                let started = entry.started;
+                self.detach(key);
+                // It is in no list for a moment, where leasing wants it.
+                self.lease(key, to);
+                let entry = &mut self.tasks[key];
+                entry.started = started;
+                entry.leased_as = attempt.number;
+                entry.task.attempt = entry.task.attempt.max(attempt.number);
+            }
+        }
     }
 
     /// A peer is given up, although it may still run what it holds: every attempt counts, and is made again as a new
@@ -645,11 +672,12 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// What to do next; `None` when there is nothing until the next input.
     pub fn poll_output(&mut self) -> Option<DispatcherOutput> {
-        if !self.finished.is_empty() {
-            return Some(DispatcherOutput::Deliver(std::mem::take(&mut self.finished)));
-        }
+        // Before the outcomes that came with them: who sent those must not be told that they are safe before these are.
         if !self.lost.is_empty() {
             return Some(DispatcherOutput::Lost(std::mem::take(&mut self.lost)));
+        }
+        if !self.finished.is_empty() {
+            return Some(DispatcherOutput::Deliver(std::mem::take(&mut self.finished)));
         }
         if let Some((peer, attempts)) = self.cancels.pop_first() {
             self.counters.cancels += attempts.len() as u64;

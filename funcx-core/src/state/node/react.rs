@@ -1,6 +1,6 @@
 //! What a node does about what it is told: by links, by executors, by the node above.
 
-use super::{Applicant, End, Node, NodeOutput, Peer, PeerInfo, Session, Timer};
+use super::{Applicant, End, Node, NodeOutput, Peer, PeerInfo, Session, Timer, conflict};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
 use crate::message::Report;
 use crate::model::{
@@ -71,16 +71,28 @@ impl<P: PlacementPolicy + Default> Node<P> {
             return;
         };
         let known = self.by_node.get(&hello.node).copied();
+        // Another one may have come between the hello and now.
+        if let Some((reason, retry)) =
+            known.and_then(|known| self.peers.get(&known)).and_then(|known| conflict(known, &hello))
+        {
+            self.link_counters.refused += 1;
+            if let Some(entry) = self.links.get_mut(&link) {
+                entry.session.refuse(reason, retry);
+            }
+            return;
+        }
         let same = known.filter(
             |peer| matches!(self.peers.get(peer), Some(Peer::Remote { session, .. }) if session.epoch == hello.epoch),
         );
-        if let (Some(old), None) = (known, same) {
-            self.lose(old, End::Dead, "it started anew", now);
-        }
         self.link_counters.opened += 1;
         self.link_counters.resumed += u64::from(same.is_some());
         let session = Session::from(&hello);
         let peer = same.unwrap_or_else(|| self.dispatcher.add_peer(lane, Capacity::default()));
+        if let (Some(old), None) = (known, same) {
+            // A new session of a node that still has outcomes of the old one: what it names goes on, the rest is lost.
+            self.dispatcher.move_leases(old, peer, held);
+            self.lose(old, End::Dead, "it started anew", now);
+        }
         if let Some(Peer::Remote { info, link: Some(old), .. }) = self.peers.get(&peer) {
             // The same process on a new connection: the old one is dead, only we did not notice yet.
             let (old, known) = (*old, info.capacity);

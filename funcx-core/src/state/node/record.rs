@@ -48,8 +48,11 @@ impl Recorder {
         (id, NodeOutput::Record(id, entries))
     }
 
-    pub(super) fn withholds_tasks(&self) -> bool {
-        !self.leases.is_empty()
+    /// Whether attempts that are leased to this peer have not left yet.
+    pub(super) fn withholds_for(&self, peer: PeerId) -> bool {
+        self.leases.iter().any(|withheld| match withheld {
+            Withheld::Tasks(_, _, to, _) | Withheld::Stop(to, ..) => *to == peer,
+        })
     }
 
     pub(super) fn withhold(&mut self, what: Withheld) {

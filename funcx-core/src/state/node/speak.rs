@@ -41,13 +41,13 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 },
                 DispatcherOutput::Cancel { peer, attempts } => match &mut self.recorder {
                     // A request to stop must not overtake the attempts that it means.
-                    Some(recorder) if recorder.withholds_tasks() => {
+                    Some(recorder) if recorder.withholds_for(peer) => {
                         recorder.withhold(Withheld::Stop(peer, attempts, Halt::Cancel));
                     }
                     _ => self.ask_to_stop(peer, &attempts, Halt::Cancel),
                 },
                 DispatcherOutput::Abandon { peer, attempts } => match &mut self.recorder {
-                    Some(recorder) if recorder.withholds_tasks() => {
+                    Some(recorder) if recorder.withholds_for(peer) => {
                         recorder.withhold(Withheld::Stop(peer, attempts, Halt::Abandon));
                     }
                     _ => self.ask_to_stop(peer, &attempts, Halt::Abandon),
