@@ -5,10 +5,12 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use clap::Args;
+use funcx_core::model::IdentityId;
 use funcx_net::{
     auth::LocalAuthority,
     http,
@@ -18,6 +20,7 @@ use funcx_net::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::parse_duration;
 use crate::exit::{Exit, Failed};
 use crate::signal;
 
@@ -33,6 +36,56 @@ pub struct ServiceOptions {
     /// Directory with everything that outlives the service: functions, tasks, results, accounts
     #[arg(long, env = "FUNCX_DATA_DIR")]
     pub data_dir: PathBuf,
+    /// How much, for whom and for how long.
+    #[command(flatten)]
+    pub terms: ServiceTerms,
+}
+
+/// What an operator decides about the tasks of a service.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServiceTerms {
+    /// How long results are kept after their task has ended, read or not, such as `7 d` or `forever`; 14 days if absent
+    #[arg(long, value_parser = retention, value_name = "TIME")]
+    pub result_retention: Option<Retention>,
+    /// Share of an owner where several wait for one endpoint, by identity id; 1 for those not named. Can be repeated
+    #[arg(long = "weight", value_parser = weight, value_name = "IDENTITY=NUMBER")]
+    pub weights: Vec<(IdentityId, u32)>,
+    /// Unfinished tasks of one endpoint that are accepted; more are answered with 429
+    #[arg(long, value_name = "NUMBER")]
+    pub endpoint_tasks: Option<u64>,
+}
+
+/// How long results are kept; for ever if `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention(pub Option<Duration>);
+
+fn retention(text: &str) -> Result<Retention, String> {
+    match text {
+        "forever" => Ok(Retention(None)),
+        _ => match parse_duration(text).filter(|time| !time.is_zero()) {
+            Some(time) => Ok(Retention(Some(time))),
+            None => Err("a time such as `7 d`, or `forever`, is wanted".to_owned()),
+        },
+    }
+}
+
+fn weight(text: &str) -> Result<(IdentityId, u32), String> {
+    let wanted = || "an identity id, `=` and a number from 1 are wanted".to_owned();
+    let (identity, weight) = text.split_once('=').ok_or_else(wanted)?;
+    let weight = weight.parse().ok().filter(|weight| *weight > 0).ok_or_else(wanted)?;
+    Ok((identity.parse().map_err(|error| format!("{error}"))?, weight))
+}
+
+impl ServiceTerms {
+    /// The service's own words for these.
+    fn apply(&self, mut config: ServiceConfig) -> ServiceConfig {
+        if let Some(Retention(time)) = self.result_retention {
+            config.result_retention = time;
+        }
+        config.weights.extend(self.weights.iter().copied());
+        config.endpoint_tasks = self.endpoint_tasks.unwrap_or(config.endpoint_tasks);
+        config
+    }
 }
 
 /// A service that accepts requests.
@@ -64,6 +117,7 @@ impl RunningService {
         let authority = Arc::new(LocalAuthority::open(authority_file(&options.data_dir))?);
         let store = Arc::new(EmbeddedStore::open(options.data_dir.join("store"))?);
         let config = ServiceConfig { issuer: Some(Arc::clone(&authority) as _), ..ServiceConfig::default() };
+        let config = options.terms.apply(config);
         let service = Service::start(config, store, Arc::clone(&authority) as _)?;
         let stop = CancellationToken::new();
         let router = http::router(Arc::clone(&service));
@@ -127,4 +181,29 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
         .into(),
         _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_read_and_what_is_none_is_named() {
+        let id = "00000000-0000-0000-0000-000000000007";
+        assert_eq!(retention("forever"), Ok(Retention(None)));
+        assert_eq!(retention("2 h"), Ok(Retention(Some(Duration::from_secs(7200)))));
+        assert!(retention("0 s").unwrap_err().contains("forever"));
+        assert_eq!(weight(&format!("{id}=3")), Ok((IdentityId::from_u128(7), 3)));
+        for wrong in ["alice=3", id, &format!("{id}=0"), &format!("{id}=x")] {
+            assert!(weight(wrong).is_err(), "{wrong}");
+        }
+        let terms = ServiceTerms {
+            result_retention: Some(Retention(None)),
+            weights: vec![(IdentityId::from_u128(7), 3)],
+            endpoint_tasks: Some(5),
+        };
+        let config = terms.apply(ServiceConfig::default());
+        assert_eq!((config.result_retention, config.endpoint_tasks), (None, 5));
+        assert_eq!(config.weights[&IdentityId::from_u128(7)], 3);
+    }
 }

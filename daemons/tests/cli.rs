@@ -233,8 +233,10 @@ fn tasks_functions_and_endpoints_are_listed_shown_and_cancelled() {
     assert!(shown.contains("cancelled") && shown.contains(slow), "{shown}");
     assert_eq!(fabric.run(&["task", "cancel", &function]).out(Exit::Failure), "1 unknown\n");
     let timeline = fabric.run(&["task", "timeline", returned]).out(Exit::Success);
-    let rows: Vec<_> = timeline.lines().map(str::trim_start).collect();
-    for (row, word) in rows.iter().skip(2).zip(["AFTER", "0.000 ms  accepted", "", "", "", "", "", ""]) {
+    // Columns are as wide as their widest entry.
+    let rows: Vec<String> =
+        timeline.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for (row, word) in rows.iter().skip(2).zip(["AFTER", "0.000 ms accepted", "", "", "", "", "", ""]) {
         assert!(row.starts_with(word), "{timeline}");
     }
     assert!(rows[0].contains("returned") && timeline.contains("Python 3."), "{timeline}");

@@ -10,7 +10,7 @@ use std::{
 use funcx_core::contract::Scope;
 use funcx_core::model::EndpointId;
 use funcx_daemons::exit::Exit;
-use funcx_daemons::service::{RunningService, ServiceOptions};
+use funcx_daemons::service::{RunningService, ServiceOptions, ServiceTerms};
 use funcx_net::client::{Arguments, Call, Client, FunctionRegistration, Token};
 use serde_json::Value;
 
@@ -31,7 +31,11 @@ impl Site {
     async fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let listen = ([127, 0, 0, 1], 0).into();
-        let options = ServiceOptions { listen, data_dir: directory.path().join("service") };
+        let options = ServiceOptions {
+            listen,
+            data_dir: directory.path().join("service"),
+            terms: ServiceTerms::default(),
+        };
         let service = RunningService::start(&options).await.expect("the service starts");
         let authority = service.authority();
         let account = authority.create_account("alice", &[]).expect("an account");

@@ -10,9 +10,9 @@ mod fabric;
 
 use std::collections::BTreeMap;
 
-use fabric::{Fabric, children, kill};
+use fabric::{Fabric, children, freeze, is_alive, kill, until};
 use funcx_core::model::OutcomeKind;
-use funcx_net::client::{Arguments, Call, FunctionRegistration, TaskHandle};
+use funcx_net::client::{Arguments, Call, CallOptions, FunctionRegistration, TaskHandle};
 use futures::{StreamExt, stream::FuturesUnordered};
 
 const TASKS: u32 = 2_000;
@@ -110,4 +110,48 @@ async fn a_killed_manager_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_loses_nothing() {
     kill_in_the_middle(Victim::Worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_endpoint_has_left_is_gone_before_it_reports() {
+    let mut fabric = Fabric::start(1).await;
+    let client = fabric.client();
+    let source = "def wait(path):\n    import time\n    open(path, 'w').close()\n    time.sleep(3600)\n";
+    let function = client.register(&FunctionRegistration::python("wait", source)).await.unwrap().function_id;
+    let endpoint = client.endpoint_named("faulty").await.unwrap().endpoint_id;
+    let directory = tempfile::tempdir().unwrap();
+    let begun = directory.path().join("begun");
+    let arguments = Arguments::python(&[begun.to_str().unwrap()], &BTreeMap::<String, ()>::new()).unwrap();
+    let once = CallOptions { max_attempts: Some(1), ..CallOptions::default() };
+    let handle = client.submit(Call::new(endpoint, function, arguments).with_options(once)).await.unwrap();
+    until("the task runs", || begun.exists()).await;
+
+    // Frozen, they cannot notice by themselves that the endpoint is gone.
+    let manager = fabric.manager().await;
+    let zygote = children(manager)[0];
+    let mut family: Vec<u32> = [manager, zygote].into_iter().chain(children(zygote)).collect();
+    assert!(family.len() > 2, "{family:?}");
+    family.iter().for_each(|pid| freeze(*pid));
+    fabric.restart_endpoint().await;
+    let task = handle.await.unwrap();
+    assert_eq!((task.outcome, task.attempt), (Some(OutcomeKind::Lost), Some(1)), "{:?}", task.failure);
+    family.retain(|pid| is_alive(*pid));
+    assert!(family.is_empty(), "left: {family:?}");
+    fabric.stop().await;
+}
+
+/// Nobody takes what the manager of a dead endpoint does, and what it began would be begun again elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn managers_and_workers_end_with_a_killed_endpoint() {
+    let mut fabric = Fabric::start(2).await;
+    let client = fabric.client();
+    let source = "def work(_):\n    import time\n    time.sleep(3600)\n";
+    let function = client.register(&FunctionRegistration::python("work", source)).await.unwrap().function_id;
+    let endpoint = client.endpoint_named("faulty").await.unwrap().endpoint_id;
+    let arguments = Arguments::python(&[1], &BTreeMap::<String, ()>::new()).unwrap();
+    let mut running = client.submit(Call::new(endpoint, function, arguments)).await.unwrap();
+    running.id().await.unwrap();
+    fabric.lose_endpoint().await;
+    let said = fabric.log("manager");
+    assert!(said.contains("the process of the endpoint is gone"), "{said}");
 }

@@ -68,6 +68,7 @@ impl Site {
             limits: DispatcherLimits::default(),
             lease_grace: None,
             journal: false,
+            retries: true,
             queue_tasks: 0,
             sent: Hop::EndpointSent,
             returned: None,
@@ -131,7 +132,7 @@ impl Site {
 
     /// Tasks that the node above has queued again, as they were.
     async fn queued(&self) -> usize {
-        // The manager is gone; its farewell may still be on the way.
+        // If the manager is gone, its farewell may still be on the way.
         let look = async {
             loop {
                 let (queued, leased) =
@@ -180,6 +181,37 @@ async fn what_does_not_finish_in_time_is_stopped_and_says_why() {
         (OutcomeKind::Lost, "ManagerStopped")
     );
     assert_eq!(site.queued().await, 2);
+}
+
+#[tokio::test]
+async fn a_manager_that_its_endpoint_drains_ends_by_itself() {
+    let mut site = Site::new(&[]).await;
+    site.start_tasks().await;
+    site.node.with(|node, now| node.drain(now)).await.unwrap();
+    // What was not begun comes back before what runs has finished.
+    while site.node.with(|node, _| node.load(LANE).leased).await.unwrap() > 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    std::fs::write(site.directory.path().join("go"), "").unwrap();
+    site.says("drained").await;
+    site.ends().await;
+    assert_eq!(site.outcome().await.kind, OutcomeKind::Returned);
+    assert_eq!(site.queued().await, 2);
+}
+
+#[tokio::test]
+async fn a_block_that_ends_soon_gets_no_task_that_takes_longer() {
+    let site = Site::new(&["--walltime", "60 s"]).await;
+    let task = |id, seconds| {
+        let mut spec = TaskSpec::new(Arc::new(Function::shell("true")), IdentityId::from_u128(1));
+        spec.shape.walltime = Some(Duration::from_secs(seconds));
+        Task::new(TaskId::from_u128(id), Arc::new(spec), "")
+    };
+    assert!(site.node.submit(LANE, vec![task(1, 3600), task(2, 10)]).await.unwrap().is_empty());
+    let mut site = site;
+    let outcome = site.outcome().await;
+    assert_eq!((outcome.task, outcome.kind), (TaskId::from_u128(2), OutcomeKind::Returned));
+    assert_eq!(site.queued().await, 1);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ fn at(millis: u64) -> Now {
 fn node(uplink: Option<UplinkIdentity>) -> Node {
     let mut node = Node::new(NodeConfig {
         journal: uplink.is_some(),
+        retries: true,
         uplink,
         link: LinkPolicy::with_heartbeat(Duration::from_secs(2)),
         limits: DispatcherLimits::default(),

@@ -39,6 +39,7 @@ fn node(uplink: Option<UplinkIdentity>, lane_tasks: usize) -> Node {
         limits: DispatcherLimits { lane_tasks, lane_bytes: 1 << 40 },
         lease_grace: Some(Duration::from_secs(30)),
         journal: false,
+        retries: true,
         queue_tasks: 8,
         sent: Hop::EndpointSent,
         returned: None,
@@ -229,4 +230,62 @@ fn an_outcome_that_no_frame_holds_says_so_instead() {
     });
     let failure = outcome.as_ref().and_then(Outcome::failure).expect("it failed");
     assert_eq!(failure.code, "MaxResultSizeExceeded");
+}
+
+/// What an executor is told to run, by task and attempt.
+fn runs(node: &mut Node) -> Vec<(u128, u32)> {
+    let outputs = std::iter::from_fn(|| node.poll_output());
+    let tasks =
+        outputs.filter_map(|output| if let NodeOutput::Run(_, tasks) = output { Some(tasks) } else { None });
+    tasks.flatten().map(|task| (task.id.as_u128(), task.attempt)).collect()
+}
+
+#[test]
+fn a_later_attempt_from_above_says_how_many_count() {
+    let mut upper = node(None, 100);
+    let (mut lower, executor) = lower(77);
+    connect(&mut upper, &mut lower, 1, at(0));
+    let give = |lower: &mut Node, attempt, granted| {
+        let task = Task { granted, ..task(1, attempt) };
+        let mut functions = FunctionBatch::default();
+        functions.push(&task.spec.function);
+        lower.handle_message_above(Message::Functions(functions), at(0));
+        lower.handle_message_above(Message::Tasks(TaskBatch::new([task], Tick::ZERO)), at(0));
+    };
+    give(&mut lower, 1, 0);
+    assert_eq!(runs(&mut lower), [(1, 1)]);
+    // The node above had given it up, and two of its attempts do not count.
+    give(&mut lower, 4, 2);
+    let crash = Outcome::failed(&task(1, 1), OutcomeKind::Lost, &Failure::new("WorkerLost", "it crashed"));
+    lower.handle_executor(executor, ExecutorEvent::Outcomes(vec![crash]), at(1));
+    assert_eq!(runs(&mut lower), [(1, 5)], "four of at most three and two");
+}
+
+#[test]
+fn an_attempt_that_was_made_below_goes_back_as_an_outcome() {
+    let mut upper = node(None, 100);
+    let (mut lower, executor) = lower(77);
+    connect(&mut upper, &mut lower, 1, at(0));
+    assert!(upper.submit(LaneId(0), vec![task(1, 1), task(2, 1)], at(0)).is_empty());
+    settle(&mut upper, &mut lower, LinkId(1), at(0));
+    let crash = Outcome::failed(&task(1, 1), OutcomeKind::Lost, &Failure::new("WorkerLost", "it crashed"));
+    lower.handle_executor(executor, ExecutorEvent::Outcomes(vec![crash]), at(1));
+    lower.drain(at(2));
+    let back = vec![task(1, 2).attempt_id(), task(2, 1).attempt_id()];
+    lower.handle_executor(executor, ExecutorEvent::GaveBack(back), at(2));
+    // Nothing of this arrives above, and the next connection says it again.
+    while lower.poll_output().is_some() {}
+    lower.handle_closed_above();
+    upper.handle_closed(LinkId(1), at(3));
+    connect(&mut upper, &mut lower, 2, at(3));
+    let other = upper.attach_executor(LaneId(0), Capacity { slots: 9, prefetch: 0 });
+    let mut attempts = Vec::new();
+    while let Some(output) = upper.poll_output() {
+        if let NodeOutput::Run(peer, tasks) = output {
+            assert_eq!(peer, other);
+            attempts.extend(tasks.iter().map(|task| (task.id.as_u128(), task.attempt)));
+        }
+    }
+    attempts.sort_unstable();
+    assert_eq!(attempts, [(1, 3), (2, 1)], "the first attempt had begun, the second one had a number");
 }

@@ -35,6 +35,7 @@ fn config(uplink: Option<(u128, u64)>) -> NodeConfig {
         limits: DispatcherLimits::default(),
         lease_grace: Some(Duration::from_secs(30)),
         journal: false,
+        retries: true,
         queue_tasks: 0,
         sent: Hop::EndpointSent,
         returned: None,

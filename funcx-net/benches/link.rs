@@ -70,6 +70,7 @@ fn config(uplink: bool) -> NodeConfig {
         limits: DispatcherLimits { lane_tasks: 2 * TASKS, ..DispatcherLimits::default() },
         lease_grace: None,
         journal: false,
+        retries: true,
         queue_tasks: 0,
         sent: Hop::EndpointSent,
         returned: None,

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::EndpointConfig;
 use crate::endpoint::{Endpoint, EndpointIdentity, Token, registration};
 use crate::exit::{Exit, Failed};
-use crate::service::{DEFAULT_PORT, RunningService, ServiceOptions};
+use crate::service::{DEFAULT_PORT, RunningService, ServiceOptions, ServiceTerms};
 
 /// Time for workers to start before the fabric is said to have failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -101,7 +101,12 @@ impl Fabric {
             (None, None) => bail!("there is no data directory"),
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], options.port));
-        let service = RunningService::start(&ServiceOptions { listen, data_dir: data_dir.clone() }).await?;
+        let service = RunningService::start(&ServiceOptions {
+            listen,
+            data_dir: data_dir.clone(),
+            terms: ServiceTerms::default(),
+        })
+        .await?;
         let mut config = EndpointConfig {
             service: service.url(),
             python: options.python.clone(),

@@ -7,7 +7,7 @@
 //! | `credentials` | the token, readable by the owner only |
 //! | `endpoint.pid` | process id of the running endpoint, which holds a lock on the file |
 //! | `endpoint.log` | what a detached endpoint writes |
-//! | `run/` | the socket that managers connect to and `status.json`, open to the owner only |
+//! | `run/` | the socket that managers connect to, `status.json`, and which blocks run; open to the owner only |
 
 use std::{
     env,
@@ -327,9 +327,11 @@ impl EndpointDirectory {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        file.set_len(0)?;
+        // In this order one that a killed endpoint left behind can be taken over on a full disk too.
+        let text = format!("{}\n", std::process::id());
         file.rewind()?;
-        writeln!(file, "{}", std::process::id())?;
+        file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        file.set_len(text.len() as u64)?;
         Ok(PidFile { path, _locked: file })
     }
 
@@ -359,8 +361,12 @@ pub(super) fn private_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// Replaces a file, readable by its owner only. A reader sees the old content or the new, never a part.
+/// Replaces a file, readable by its owner only. A reader sees the old content or the new, never a part. A file that has
+/// this content already is left as it is, so that a full disk does not matter.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    if is_private_with(path, content) {
+        return Ok(());
+    }
     let new = path.with_extension("new");
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -369,6 +375,15 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         fs::rename(&new, path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn is_private_with(path: &Path, content: &[u8]) -> bool {
+    let is_closed = fs::symlink_metadata(path).is_ok_and(|metadata| {
+        metadata.is_file()
+            && metadata.len() == content.len() as u64
+            && metadata.permissions().mode() & 0o777 == 0o600
+    });
+    is_closed && fs::read(path).is_ok_and(|there| there == content)
 }
 
 fn home() -> Option<PathBuf> {
@@ -429,11 +444,29 @@ mod tests {
         assert_eq!(directory.running().unwrap(), Running::No);
         fs::write(directory.pid_path(), "4242\n").unwrap();
         assert_eq!(directory.running().unwrap(), Running::Stale(4242));
+        fs::write(directory.pid_path(), "4242424242\n").unwrap();
         let held = directory.lock().unwrap();
         assert_eq!(directory.running().unwrap(), Running::Yes(std::process::id()));
         assert!(directory.lock().unwrap_err().to_string().contains("runs already"));
         drop(held);
         assert_eq!(directory.running().unwrap(), Running::No);
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written_again() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        write_private(&path, b"one").unwrap();
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+        let first = inode();
+        write_private(&path, b"one").unwrap();
+        assert_eq!(inode(), first);
+        write_private(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        // One that others can read is replaced whatever is in it.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        write_private(&path, b"two").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub(crate) const LOGS: &str = "logs";
 /// Directory in the endpoint's own for its journal.
 const JOURNAL: &str = "journal";
 
+/// File in the directory for a running endpoint that says which blocks it has.
+const LEDGER: &str = "blocks";
+
 /// Where the logs of blocks are when the endpoint has been started once more.
 const PREVIOUS_LOGS: &str = "logs.previous";
 
@@ -118,6 +121,8 @@ impl Endpoint {
         directory::private_directory(&run).with_context(|| format!("cannot make {}", run.display()))?;
         std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
         put_aside_logs(&directory).context("cannot put the logs of earlier blocks aside")?;
+        let ledger = run.join(LEDGER);
+        end_leftovers(&ledger).await;
         let transports = Arc::new(Transports::standard());
         let above = Above { transports: Arc::clone(&transports), address: link_address(&identity.service)? };
         let (socket_directory, address) = listen_address(config, &run)?;
@@ -127,7 +132,10 @@ impl Endpoint {
         let door = Doorkeeper::default();
         let blocks = Blocks::new(
             block_policy(config),
-            Arc::new(LocalProvider::new(directory.join(LOGS), config.kill_grace + MANAGER_GRACE)),
+            Arc::new(
+                LocalProvider::new(directory.join(LOGS), config.kill_grace + MANAGER_GRACE)
+                    .with_ledger(ledger),
+            ),
             launcher(config.engine.provider.launcher),
             template,
             config.engine.provider.walltime,
@@ -224,6 +232,18 @@ impl NodeHost for Host {
     }
 }
 
+/// Ends blocks of an earlier life that was killed. They must be gone before the service is told that their tasks are lost,
+/// and makes new attempts.
+async fn end_leftovers(ledger: &Path) {
+    match LocalProvider::end_leftovers(ledger).await {
+        Ok(0) => {}
+        Ok(processes) => tracing::info!(processes, "ended what was left of blocks from an earlier life"),
+        Err(error) => {
+            tracing::error!(%error, "blocks from an earlier life may still run, and with them tasks that are attempted again");
+        }
+    }
+}
+
 /// Opens the journal, and says what an earlier life of the endpoint left behind.
 fn open_journal(directory: &Path) -> Result<(Arc<Journal>, Recovered)> {
     let (journal, recovered) = Journal::open(directory.join(JOURNAL), &JournalOptions::default())?;
@@ -263,6 +283,7 @@ fn node_config(
         limits: DispatcherLimits::default(),
         lease_grace: Some(config.lease_grace),
         journal: true,
+        retries: true,
         queue_tasks: config.queue_tasks,
         sent: Hop::EndpointSent,
         returned: Some(Hop::EndpointReturned),

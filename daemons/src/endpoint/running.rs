@@ -165,7 +165,8 @@ impl Running {
                         break Err(failed);
                     }
                 }
-                Event::Noticed(NodeNotice::Events(_)) => {}
+                // A service that is restarted is away for a while.
+                Event::Noticed(NodeNotice::AbsentAbove | NodeNotice::Events(_)) => {}
                 Event::Accepted(Ok(connection)) => self.node.accept(connection),
                 Event::Accepted(Err(error)) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -215,9 +216,7 @@ impl Running {
                 .map(str::to_owned)
                 .or_else(|| self.journal.problem().borrow().clone()),
         };
-        if let Err(error) = self.file.update(&status) {
-            tracing::warn!(error = format!("{error:#}"), "cannot write the status");
-        }
+        self.file.update(&status);
         self.status.send_if_modified(|old| std::mem::replace(old, status.clone()) != status);
         requests
     }

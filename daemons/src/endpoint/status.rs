@@ -1,6 +1,7 @@
 //! What a running endpoint says about itself.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -27,19 +28,35 @@ pub struct EndpointStatus {
     pub problem: Option<String>,
 }
 
+/// Between two complaints about the same thing.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
 /// Keeps `status.json` up to date. Writes only what has changed.
 #[derive(Debug)]
 pub(super) struct StatusFile {
     path: PathBuf,
     written: Option<EndpointStatus>,
+    complained: Option<Instant>,
 }
 
 impl StatusFile {
     pub(super) fn new(run_directory: &Path) -> Self {
-        Self { path: run_directory.join("status.json"), written: None }
+        Self { path: run_directory.join("status.json"), written: None, complained: None }
     }
 
-    pub(super) fn update(&mut self, status: &EndpointStatus) -> Result<()> {
+    /// Writes the status down, and says in the log now and then if that cannot be done.
+    pub(super) fn update(&mut self, status: &EndpointStatus) {
+        match self.write(status) {
+            Ok(()) => self.complained = None,
+            Err(_) if self.complained.is_some_and(|at| at.elapsed() < COMPLAIN_EVERY) => {}
+            Err(error) => {
+                self.complained = Some(Instant::now());
+                tracing::warn!(error = format!("{error:#}"), "cannot write the status; trying again");
+            }
+        }
+    }
+
+    fn write(&mut self, status: &EndpointStatus) -> Result<()> {
         if self.written.as_ref() != Some(status) {
             write_private(&self.path, &serde_json::to_vec_pretty(status)?)?;
             self.written = Some(status.clone());

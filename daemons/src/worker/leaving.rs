@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use funcx_core::contract::{Executor, ExecutorEvent, ExecutorSink};
-use funcx_core::model::{Failure, OutcomeKind};
+use funcx_core::contract::{ExecutorEvent, ExecutorSink};
+use funcx_core::model::{Failure, OutcomeKind, Tick};
+use funcx_net::driver::{Clock, NodeHandle};
 use funcx_provider::worker::ProcessPool;
-use futures::future::join;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::native::PacedNative;
+use crate::exit::Failed;
 use crate::signal::Stop;
 
 /// Time beyond the grace in which killed processes are collected and their outcomes go up.
@@ -40,6 +40,11 @@ impl BlockEnd {
         let margin = (kill_grace + LAST_WORDS).max((walltime / MARGIN_PART).min(LONGEST_MARGIN));
         let at = |before: Duration| now + walltime.saturating_sub(before.min(walltime / 2));
         Self { drain_at: at(margin), stop_at: at(kill_grace) }
+    }
+
+    /// When what still runs is stopped, as the node above and the workers read it.
+    pub(super) fn tick(self) -> Tick {
+        Clock::default().now().tick + self.stop_at.saturating_duration_since(Instant::now())
     }
 
     /// Resolves when no more tasks are to be taken; never for a block without end.
@@ -133,41 +138,60 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Ends the executors: they take nothing more, give back what has not begun, and finish what runs if that goes in time. A
-/// signal ends the wait; then what is left ends with the processes, when the caller drops the pool.
-pub(super) async fn drain(
-    reason: Reason,
-    drain_timeout: Duration,
-    kill_grace: Duration,
-    pool: &ProcessPool,
-    native: &PacedNative,
-    tally: &Tally,
-    stop: &mut Stop,
-) {
-    let counts = tally.begin();
-    tracing::info!(%reason, "taking no more tasks");
-    let give_up = match reason {
-        Reason::Signal => Instant::now() + drain_timeout,
-        Reason::Block(end) => end.stop_at,
-    };
-    let mut drained = std::pin::pin!(join(pool.drain(), native.drain()));
-    let in_time = tokio::select! {
-        _ = &mut drained => true,
-        () = sleep_until(give_up) => false,
-        () = stop.wait() => {
-            tracing::warn!("a signal came while tasks were running: leaving at once");
-            return say(&format!("{reason}: {counts}; what still ran is lost"));
-        }
-    };
-    if !in_time {
-        pool.stop(reason.failure());
-        tokio::select! {
-            // A native function that does not return goes with this process.
-            _ = timeout(kill_grace + LAST_WORDS, &mut drained) => {}
-            () = stop.wait() => {}
-        }
+/// What a manager that ends consists of.
+pub(super) struct Leaving<'a> {
+    pub(super) node: &'a NodeHandle,
+    pub(super) pool: &'a ProcessPool,
+    pub(super) tally: &'a Tally,
+    pub(super) drain_timeout: Duration,
+    pub(super) kill_grace: Duration,
+    pub(super) block: Option<BlockEnd>,
+}
+
+impl Leaving<'_> {
+    /// Takes nothing more, gives back what has not begun, and finishes what runs if that goes in time; the rest is stopped.
+    /// `drained` resolves when the endpoint knows all of it, or is lost. A signal ends the wait; then what is left ends with
+    /// the processes, when the caller drops the pool.
+    pub(super) async fn drain(
+        self,
+        reason: Reason,
+        drained: impl Future<Output = Result<(), Failed>>,
+        stop: &mut Stop,
+    ) -> Result<(), Failed> {
+        let counts = self.tally.begin();
+        tracing::info!(%reason, "taking no more tasks");
+        // A node that has stopped has nothing to drain.
+        let _ = self.node.with(|node, now| node.drain(now)).await;
+        let give_up = match (reason, self.block) {
+            (Reason::Signal, None) => Instant::now() + self.drain_timeout,
+            (Reason::Signal, Some(end)) => end.stop_at.min(Instant::now() + self.drain_timeout),
+            (Reason::Block(end), _) => end.stop_at,
+        };
+        let mut drained = std::pin::pin!(drained);
+        let in_time = tokio::select! {
+            ended = &mut drained => Some(ended),
+            () = sleep_until(give_up) => None,
+            () = stop.wait() => {
+                tracing::warn!("a signal came while tasks were running: leaving at once");
+                say(&format!("{reason}: {counts}; what still ran is lost"));
+                return Ok(());
+            }
+        };
+        let ended = match in_time {
+            Some(ended) => ended,
+            None => {
+                self.pool.stop(reason.failure());
+                tokio::select! {
+                    // A native function that does not return goes with this process, and so do outcomes that an endpoint
+                    // out of reach has not taken.
+                    ended = timeout(self.kill_grace + LAST_WORDS, &mut drained) => ended.unwrap_or(Ok(())),
+                    () = stop.wait() => Ok(()),
+                }
+            }
+        };
+        say(&format!("{reason}: {counts}"));
+        ended
     }
-    say(&format!("{reason}: {counts}"));
 }
 
 /// One line for whoever ended it. It may have closed our output already.

@@ -15,6 +15,7 @@
 //!
 //! An endpoint starts it instead of `funcx-worker` if its configuration says `worker_command: [/path/to/it]`.
 
+mod endpoint;
 mod functions;
 mod late_sink;
 mod leaving;
@@ -22,7 +23,7 @@ mod native;
 mod options;
 mod python;
 
-use std::{env, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
+use std::{env, num::NonZeroU32, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -30,20 +31,18 @@ use funcx_core::contract::{ExecutorSink, IdleFirst};
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::message::{Hello, Refused, Role};
 use funcx_core::model::{ErrorKind, Hop, ManagerId, Outcome, Tick};
-use funcx_core::state::{
-    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, NodeConfig, Uplink, UplinkIdentity,
-};
-use funcx_net::driver::{self, Above, NodeHandle, NodeHost, NodeNotice};
+use funcx_core::state::{DispatcherLimits, JournalEntry, LaneId, LinkPolicy, NodeConfig, UplinkIdentity};
+use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
 use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
 use futures::future::{BoxFuture, FutureExt, ready};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{sync::mpsc, time::Instant};
 
+use self::endpoint::Endpoint;
 use self::late_sink::LateSink;
-use self::leaving::{BlockEnd, Reason, Tally};
+use self::leaving::{BlockEnd, Leaving, Reason, Tally};
 use self::native::PacedNative;
-use crate::config::format_duration;
 use crate::endpoint::{SOFTWARE, TOKEN_VARIABLE};
 use crate::exit::{Exit, Failed, report};
 use crate::logging::{self, LogOptions};
@@ -52,9 +51,6 @@ use crate::signal;
 pub use functions::register_demonstration;
 pub use options::{INIT_VARIABLE, MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
 pub use python::{OLDEST_PYTHON, Python, check_python, check_python_as};
-
-/// Between two looks whether the endpoint is still there.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The command line of a worker binary.
 #[derive(Debug, Parser)]
@@ -80,8 +76,8 @@ pub fn main(register: impl FnOnce(&mut NativeFunctions) -> funcx_core::Result<()
     report("funcx-worker", result)
 }
 
-/// Runs a manager until its endpoint is lost, refuses it, its block nears its end, or a signal (SIGTERM, SIGINT) ends it.
-/// After a signal, and at the end of a block, it finishes what it can and says in one line what became of its tasks; a
+/// Runs a manager until its endpoint is lost, refuses it, wants no more of it, its block nears its end, or a signal (SIGTERM,
+/// SIGINT) ends it. When the process of its endpoint is gone it ends at once, with its workers. After a signal, and at the end of a block, it finishes what it can and says in one line what became of its tasks; a
 /// second signal ends it at once. `functions` are all the native functions that it has.
 ///
 /// The secret of its block stands in the variable [`SECRET_VARIABLE`].
@@ -104,7 +100,7 @@ pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<E
     let (notices, noticed) = mpsc::unbounded_channel();
     let host = Arc::new(Host { notices });
     let (node, driver) =
-        driver::start::<IdleFirst>(node_config(&options, secret)?, host, Some(above), |_| {});
+        driver::start::<IdleFirst>(node_config(&options, secret, walltime)?, host, Some(above), |_| {});
     let (token, sink) = node.executor_sink();
     let tally = Arc::new(Tally::default());
     pool_sink.connect(tally.counting(sink));
@@ -115,65 +111,32 @@ pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<E
     node.attach(token, Arc::clone(&native) as _, None);
 
     let patience = options.patience.unwrap_or(WorkerOptions::PATIENCE);
+    let mut endpoint = Endpoint::new(node.clone(), noticed, native, patience);
     let reason = tokio::select! {
-        ended = watch_endpoint(&node, noticed, &native, patience) => Err(ended),
+        ended = endpoint.watch() => Err(ended),
         () = stop.wait() => Ok(Reason::Signal),
         end = BlockEnd::near(walltime) => Ok(Reason::Block(end)),
     };
     let result = match reason {
         Err(ended) => ended,
         Ok(reason) => {
-            let (timeout, grace) = (options.drain_timeout, options.kill_grace);
-            leaving::drain(reason, timeout, grace, &pool, &native, &tally, &mut stop).await;
-            Ok(())
+            let leaving = Leaving {
+                node: &node,
+                pool: &pool,
+                tally: &tally,
+                drain_timeout: options.drain_timeout,
+                kill_grace: options.kill_grace,
+                block: walltime,
+            };
+            leaving.drain(reason, endpoint.watch(), &mut stop).await
         }
     };
-    drop(pool);
-    // What is here goes back to the endpoint. With the driver goes the pool, and with that its processes.
+    drop((pool, endpoint));
+    // What is still here goes back to the endpoint. With the driver goes the pool, and with that its processes.
     let _ = node.with(|node, _| node.leave()).await;
     node.stop();
     driver.await.context("the node ended badly")?;
     result.map(|()| Exit::Success.into()).map_err(Into::into)
-}
-
-/// Resolves when the endpoint wants no more of this manager, or is out of reach for too long.
-async fn watch_endpoint(
-    node: &NodeHandle,
-    mut noticed: mpsc::UnboundedReceiver<NodeNotice>,
-    native: &PacedNative,
-    patience: Duration,
-) -> Result<(), Failed> {
-    let mut look = tokio::time::interval(LOOK);
-    let mut last_open = Instant::now();
-    loop {
-        tokio::select! {
-            Some(notice) = noticed.recv() => match notice {
-                NodeNotice::OpenedAbove => tracing::info!("connected to the endpoint"),
-                NodeNotice::RefusedAbove(refused) if refused.retry => {
-                    tracing::warn!(reason = refused.reason, "the endpoint does not take this manager now");
-                }
-                NodeNotice::RefusedAbove(refused) => {
-                    let reason = refused.reason;
-                    return Err(Failed::new(Exit::Refused, format!("the endpoint refuses this manager: {reason}")));
-                }
-                NodeNotice::Drained => return Ok(()),
-                NodeNotice::PeerUp(_)
-                | NodeNotice::PeerDown(_)
-                | NodeNotice::PeerLost(_)
-                | NodeNotice::Events(_) => {}
-            },
-            _ = look.tick() => {
-                native.look();
-                let open = node.with(|node, _| node.uplink().is_some_and(Uplink::is_open)).await.unwrap_or(false);
-                if open {
-                    last_open = Instant::now();
-                } else if last_open.elapsed() > patience {
-                    let patience = format_duration(patience);
-                    return Err(Failed::new(Exit::LostAbove, format!("the endpoint was out of reach for {patience}")));
-                }
-            }
-        }
-    }
 }
 
 async fn start_pool(options: &WorkerOptions, sink: Arc<dyn ExecutorSink>) -> Result<ProcessPool> {
@@ -204,7 +167,7 @@ async fn start_pool(options: &WorkerOptions, sink: Arc<dyn ExecutorSink>) -> Res
     })
 }
 
-fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig> {
+fn node_config(options: &WorkerOptions, credential: String, end: Option<BlockEnd>) -> Result<NodeConfig> {
     let mut random = [0; 24];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
     let (process, id) = random.split_at(8);
@@ -219,7 +182,7 @@ fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig
             epoch: process,
             life: 0,
             process,
-            ends_at: Tick::NEVER,
+            ends_at: end.map_or(Tick::NEVER, BlockEnd::tick),
             credential,
             name: format!("{host}, block {}, process {}", options.block, std::process::id()),
             software: SOFTWARE.to_owned(),
@@ -228,6 +191,7 @@ fn node_config(options: &WorkerOptions, credential: String) -> Result<NodeConfig
         limits: DispatcherLimits::default(),
         lease_grace: None,
         journal: false,
+        retries: false,
         queue_tasks: 0,
         sent: Hop::ManagerSent,
         returned: Some(Hop::ManagerReturned),

@@ -95,6 +95,17 @@ impl Fabric {
         self.endpoint = start_endpoint(self.directory.path(), &self.token, &self.environment);
     }
 
+    /// Kills the endpoint for good; resolves when its manager, zygote and workers are gone too.
+    pub(crate) async fn lose_endpoint(&mut self) {
+        let manager = self.manager().await;
+        let zygote = children(manager)[0];
+        let mut family = children(zygote);
+        family.extend([manager, zygote]);
+        kill(self.endpoint.id().unwrap());
+        self.endpoint.wait().await.unwrap();
+        until("managers and workers are gone", || family.iter().all(|pid| !is_alive(*pid))).await;
+    }
+
     /// The process of the manager, once it has a zygote with workers.
     pub(crate) async fn manager(&self) -> u32 {
         let endpoint = self.endpoint.id().unwrap();
@@ -169,6 +180,11 @@ pub(crate) fn kill(pid: u32) {
     signal(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
 }
 
+/// Stops a process so that it notices nothing any more.
+pub(crate) fn freeze(pid: u32) {
+    signal(Pid::from_raw(pid as i32), Signal::SIGSTOP).unwrap();
+}
+
 /// Child processes, oldest first.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
@@ -181,13 +197,13 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     found
 }
 
-fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A zombie is dead; only its parent has not looked yet.
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = tokio::time::Instant::now();
     while !holds() {
         assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");

@@ -61,6 +61,18 @@ impl Failure {
     /// Code of a `Lost` outcome when nobody said that the attempt had begun: it is made again without counting.
     pub const LEASE_LOST: &str = "LeaseLost";
 
+    /// Code of a `Cancelled` outcome when no node that may have had the task was connected: one that has it stops it when
+    /// it comes back. Until then it may begin there and run on.
+    pub const CANCELLED_AWAY: &str = "CancelledAway";
+
+    /// The reason of a task that was cancelled while nobody was there to confirm it.
+    pub fn cancelled_away() -> Self {
+        Self::new(
+            Self::CANCELLED_AWAY,
+            "cancelled while no node that may have it was connected; one that has it stops it when it comes back",
+        )
+    }
+
     /// A failure without a traceback.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), traceback: String::new() }

@@ -121,6 +121,11 @@ impl Uplink {
         self.held.len()
     }
 
+    /// The number by which the node above gave us an attempt at this task.
+    pub fn given(&self, task: TaskId) -> Option<u32> {
+        self.held.get(&task).copied()
+    }
+
     /// A connection to the node above is there.
     pub fn handle_connected(&mut self, now: Now) {
         self.state = State::Greeting;

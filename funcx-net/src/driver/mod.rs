@@ -82,6 +82,9 @@ pub enum NodeNotice {
     OpenedAbove,
     /// The node above does not take us.
     RefusedAbove(Refused),
+    /// For a while the operating system has said that nobody listens where the node above should: its process is gone. Said
+    /// once, until it is there again. A network that is cut does not say so.
+    AbsentAbove,
     /// These things happened to attempts that have not ended.
     Events(Vec<TaskEvent>),
     /// Everything is finished after a drain.
@@ -124,6 +127,7 @@ enum Received {
     ConnectedAbove(Outgoing),
     Above(Message),
     ClosedAbove,
+    AbsentAbove,
 }
 
 /// A running node. Cheap to clone; the node stops when [`NodeHandle::stop`] is called.
@@ -457,6 +461,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                 self.above = None;
                 self.node.handle_closed_above();
             }
+            Received::AbsentAbove => self.host.notice(NodeNotice::AbsentAbove),
         }
     }
 

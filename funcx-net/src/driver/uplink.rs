@@ -1,10 +1,11 @@
 //! Keeps a connection to the node above.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as _, io, sync::Arc, time::Duration};
 
+use funcx_core::Error;
 use funcx_core::contract::Address;
 use funcx_core::model::limit;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Received, connection, outgoing};
@@ -16,6 +17,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Time for a connection to be opened.
 const DIAL: Duration = Duration::from_millis(limit::HANDSHAKE_MILLIS);
+
+/// Where nobody listens for this long, and at two dials at least, the process is gone.
+const ABSENCE: Duration = Duration::from_millis(500);
 
 /// Where the node above is.
 #[derive(Debug, Clone)]
@@ -30,16 +34,27 @@ impl Above {
     /// Dials, serves the connection until it ends, and dials again; for ever, or until it is stopped.
     pub(super) async fn run(self, received: mpsc::Sender<Received>, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
+        // Since when nobody listens there, and whether that was said.
+        let mut absence: Option<(Instant, bool)> = None;
         while !stop.is_cancelled() {
             let dialled = tokio::select! {
                 dialled = tokio::time::timeout(DIAL, self.transports.dial(&self.address)) => dialled,
                 () = stop.cancelled() => return,
             };
+            match &dialled {
+                Ok(Err(error)) if nobody_listens(error) => {
+                    let (since, said) = absence.get_or_insert_with(|| (Instant::now(), false));
+                    if since.elapsed() >= ABSENCE && !std::mem::replace(said, true) {
+                        let _ = received.send(Received::AbsentAbove).await;
+                    }
+                }
+                _ => absence = None,
+            }
             match dialled {
                 Ok(Ok(connection)) => {
                     let (outgoing, to_send) = outgoing();
                     let _ = received.send(Received::ConnectedAbove(outgoing)).await;
-                    let started = tokio::time::Instant::now();
+                    let started = Instant::now();
                     let ended = connection::run(connection, to_send, Received::Above, received.clone()).await;
                     let reason = ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
                     tracing::info!(address = %self.address, reason, "connection to the node above ended");
@@ -60,6 +75,14 @@ impl Above {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+/// Whether the operating system has answered that no process listens: no socket, or a connection that is refused.
+fn nobody_listens(error: &Error) -> bool {
+    let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| {
+        matches!(cause.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+    })
 }
 
 /// Between half and all of `pause`, so that a thousand peers do not come back in step.

@@ -156,9 +156,13 @@ impl Service {
         }
         // Called before the outcomes are committed, so that it comes before them.
         let recorded = self.store.commit(vec![Write::Record(events)]);
-        let reason = Failure::new("Cancelled", "cancelled before it was given to an endpoint");
         for (endpoint, tasks) in by_endpoint {
             let lane = self.lane(endpoint).await?;
+            // It may have tasks from before a restart of this service.
+            let reason = match lane.is_connected() {
+                true => Failure::new("Cancelled", "cancelled before it was given to an endpoint"),
+                false => Failure::cancelled_away(),
+            };
             let done = lane.cancel(self, tasks, &reason).await?;
             effects.extend(done.ended.into_iter().map(|id| (id, CancelEffect::Cancelled)));
             effects.extend(done.asked.into_iter().map(|id| (id, CancelEffect::Asked)));

@@ -28,11 +28,12 @@ impl Service {
             let Some((ticket, records, mut committed)) = begun else { return };
             let mut pause = FIRST_PAUSE;
             while let Err(error) = committed.await {
-                tracing::error!(tasks = records.len(), %error, "cannot store outcomes; trying again");
+                self.say_failed(&error);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 committed = self.store.commit(vec![Write::Finish(records.clone())]);
             }
+            self.say_worked();
             self.metrics.finished(&records);
             log(&records);
             let origins = self.untrack(&records);
@@ -79,13 +80,26 @@ impl Service {
             let Some(mut committed) = begun else { return };
             let mut pause = FIRST_PAUSE;
             while let Err(error) = committed.await {
-                tracing::error!(events = kept.len(), %error, "cannot store events of tasks; trying again");
+                service.say_failed(&error);
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                     () = service.stopping.cancelled() => return,
                 }
                 committed = service.store.commit(vec![Write::Record(kept.clone())]);
             }
+            service.say_worked();
+        }
+    }
+
+    fn say_failed(&self, error: &funcx_core::Error) {
+        if let Some(commits) = self.trouble.failed() {
+            tracing::error!(commits, %error, "cannot store outcomes and events of tasks; trying again until it can be done");
+        }
+    }
+
+    fn say_worked(&self) {
+        if let Some(lasted) = self.trouble.worked() {
+            tracing::info!(?lasted, "outcomes and events of tasks are stored again");
         }
     }
 

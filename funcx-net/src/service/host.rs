@@ -61,6 +61,7 @@ impl NodeHost for Host {
             NodeNotice::PeerLost(_)
             | NodeNotice::OpenedAbove
             | NodeNotice::RefusedAbove(_)
+            | NodeNotice::AbsentAbove
             | NodeNotice::Drained => {}
         }
     }

@@ -37,6 +37,7 @@ mod submit;
 mod sweep;
 mod tasks;
 mod timeline;
+mod trouble;
 mod unstoppable;
 
 use std::{
@@ -70,6 +71,7 @@ use publish::{Origin, Publisher};
 use queue::Queue;
 use repeat::Repeats;
 use sweep::Sweeper;
+use trouble::Trouble;
 
 pub use cancel::{CancelEffect, CancelReport, CancelTarget, PurgeReport};
 pub use follow::{FollowEvent, Follower};
@@ -221,6 +223,7 @@ pub struct Service {
     /// Tasks in the dispatcher.
     tracked: Mutex<IdMap<TaskId, Tracked>>,
     publisher: Arc<Publisher>,
+    trouble: Trouble,
     repeats: Arc<Repeats<SharedAnswer>>,
     functions: Cache<FunctionId, Arc<FunctionRecord>>,
     endpoints: Cache<EndpointId, Arc<EndpointRecord>>,
@@ -281,6 +284,7 @@ impl Service {
             limits: DispatcherLimits { lane_tasks: usize::MAX, lane_bytes: usize::MAX },
             lease_grace: None,
             journal: false,
+            retries: true,
             queue_tasks: 0,
             sent: Hop::ServiceSent,
             returned: None,
@@ -308,6 +312,7 @@ impl Service {
                 store_check: StoreCheck::default(),
                 tracked: Mutex::default(),
                 publisher: Arc::new(Publisher::starting(wall_clock())),
+                trouble: Trouble::default(),
                 repeats,
                 functions: Cache::new(CACHED_FUNCTIONS, CACHED_FUNCTION_BYTES),
                 endpoints: Cache::new(CACHED_ENDPOINTS, CACHED_ENDPOINT_BYTES),

@@ -1,5 +1,7 @@
 //! Tasks that are ended before they are done.
 
+use funcx_core::model::Failure;
+
 use super::*;
 
 #[tokio::test]
@@ -23,14 +25,10 @@ async fn cancel_reaches_tasks_wherever_they_are() {
         [CancelEffect::Asked, CancelEffect::Cancelled, CancelEffect::Cancelled, CancelEffect::Unknown];
     assert_eq!(report.effects, effects);
     for id in [queued, tail] {
-        assert_eq!(outcome(&fabric, &people.alice, id).await.kind, OutcomeKind::Cancelled);
+        assert_eq!(ending(&fabric, &people, id).await, (OutcomeKind::Cancelled, "Cancelled".to_owned()));
     }
     assert_eq!(bench.cancelled.recv().await.unwrap().task, leased);
-    bench.finish(Outcome::failed(
-        &running,
-        OutcomeKind::Cancelled,
-        &funcx_core::model::Failure::new("Cancelled", "stopped"),
-    ));
+    bench.finish(Outcome::failed(&running, OutcomeKind::Cancelled, &Failure::new("Cancelled", "stopped")));
     assert_eq!(outcome(&fabric, &people.alice, leased).await.kind, OutcomeKind::Cancelled);
 
     // The others run, those that were cancelled do not; and cancelling again changes nothing.
@@ -64,6 +62,27 @@ async fn what_an_endpoint_that_is_away_has_is_cancelled_at_once() {
     assert_eq!(report.effects, [CancelEffect::Cancelled; 2]);
     assert_eq!(outcome(&fabric, &people.alice, id).await.kind, OutcomeKind::Cancelled);
     assert_eq!(fabric.service.task_events(&people.alice.principal, id).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_an_absent_endpoint_may_have_is_cancelled_without_its_word() {
+    let people = People::new().await;
+    let fabric = Fabric::start(small_window(2), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = register(&fabric, &people.alice).await;
+    let accepted = submit(&fabric, &people.alice, call(endpoint, function, None, &[0, 1, 2, 3])).await;
+    // Not by this service; but an earlier one may have given it to the endpoint.
+    let target = CancelTarget::Tasks(accepted.tasks[0].clone());
+    assert_eq!(fabric.service.cancel(&people.alice.principal, target).await.unwrap().cancelled, 4);
+    for id in &accepted.tasks[0] {
+        let away = (OutcomeKind::Cancelled, Failure::CANCELLED_AWAY.to_owned());
+        assert_eq!(ending(&fabric, &people, *id).await, away);
+    }
+}
+
+async fn ending(fabric: &Fabric, people: &People, task: TaskId) -> (OutcomeKind, String) {
+    let outcome = outcome(fabric, &people.alice, task).await;
+    (outcome.kind, outcome.failure().unwrap().code)
 }
 
 #[tokio::test]

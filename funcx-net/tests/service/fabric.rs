@@ -149,6 +149,7 @@ impl Bench {
             limits: DispatcherLimits::default(),
             lease_grace: None,
             journal: false,
+            retries: true,
             queue_tasks: 0,
             sent: Hop::EndpointSent,
             returned: Some(Hop::EndpointReturned),

@@ -1,10 +1,12 @@
 //! Blocks that are processes on this machine.
 
 mod job;
+mod ledger;
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -21,6 +23,7 @@ use tokio::{
 };
 
 use self::job::{Ended, StopReason, watch};
+use self::ledger::Ledger;
 use crate::process_group::ProcessGroup;
 
 /// Jobs that have ended and are remembered; older ones become `Unlisted`.
@@ -36,6 +39,7 @@ pub struct LocalProvider {
     log_dir: PathBuf,
     kill_grace: Duration,
     jobs: Arc<Jobs>,
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// Jobs by number, shared with the tasks that watch them.
@@ -55,7 +59,32 @@ impl LocalProvider {
     /// A provider whose blocks write their output to `block-<id>.log` in `log_dir`. Blocks that are given back have
     /// `kill_grace` between SIGTERM and SIGKILL.
     pub fn new(log_dir: impl Into<PathBuf>, kill_grace: Duration) -> Self {
-        Self { log_dir: log_dir.into(), kill_grace, jobs: Arc::default() }
+        Self { log_dir: log_dir.into(), kill_grace, jobs: Arc::default(), ledger: None }
+    }
+
+    /// Writes down in a file which blocks run, so that [`end_leftovers`](Self::end_leftovers) finds those of a process
+    /// that was killed. The file is for its owner only.
+    #[must_use]
+    pub fn with_ledger(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ledger = Some(Arc::new(Ledger::new(path.into())));
+        self
+    }
+
+    /// Ends what is left of the blocks of an earlier process that wrote this file and is gone, and waits until it has
+    /// ended. Returns the number of processes that were there.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or something does not end within some seconds.
+    pub async fn end_leftovers(path: &Path) -> Result<usize> {
+        ledger::end_leftovers(path).await.map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::TimedOut => ErrorKind::Unavailable,
+                _ => ErrorKind::Io,
+            };
+            Error::new(kind, "end blocks of an earlier process", "some may be left")
+                .with_context("file", path.display())
+                .with_source(error)
+        })
     }
 
     /// Adds this provider under its name.
@@ -91,6 +120,9 @@ impl LocalProvider {
         })?;
 
         let pid = child.id().unwrap_or_default();
+        if let Some(ledger) = &self.ledger {
+            ledger.started(pid);
+        }
         let group = ProcessGroup::of_leader(pid)
             .ok_or_else(|| failed(ErrorKind::Internal, "the process has no id").with_context("pid", pid))?;
         let stdin = child.stdin.take().map(|stdin| (stdin, block.command.stdin.clone()));
@@ -100,10 +132,13 @@ impl LocalProvider {
         known.insert(number, Job::Running { group, stop, id: id.clone() });
         drop(known);
 
-        let (jobs, job) = (Arc::clone(&self.jobs), id.clone());
+        let (jobs, ledger, job) = (Arc::clone(&self.jobs), self.ledger.clone(), id.clone());
         let (walltime, grace) = (block.walltime, self.kill_grace);
         tokio::spawn(async move {
             let ended = watch(child, group, stdin, walltime, grace, stops).await;
+            if let Some(ledger) = ledger {
+                ledger.ended(pid);
+            }
             jobs.finish(number, job, ended, &log_path);
         });
         Ok(id)

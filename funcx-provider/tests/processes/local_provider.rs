@@ -111,6 +111,22 @@ async fn dropping_the_provider_ends_its_blocks() {
 }
 
 #[tokio::test]
+async fn what_another_process_has_left_is_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let (pid_file, ledger) = (directory.path().join("pid"), directory.path().join("blocks"));
+    assert_eq!(LocalProvider::end_leftovers(&ledger).await.unwrap(), 0);
+    let provider = LocalProvider::new(directory.path(), Duration::from_secs(1)).with_ledger(&ledger);
+    // Its child is in a group of its own, as workers are.
+    let script = format!("setsid sleep 3600 & echo $! > {}; wait", pid_file.display());
+    let job = provider.submit(&block(1, shell(&script))).await.unwrap();
+    let pid = pid_in(&pid_file).await;
+    assert_eq!(LocalProvider::end_leftovers(&ledger).await.unwrap(), 2);
+    gone(pid).await;
+    assert!(end_of(&provider, &job).await.reason.unwrap().contains("signal 9"));
+    assert_eq!(LocalProvider::end_leftovers(&ledger).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn input_environment_and_directory_reach_the_block() {
     let (logs, provider) = provider();
     let mut command = shell("cat; echo $WORD; pwd").with_variable("WORD", "a variable");

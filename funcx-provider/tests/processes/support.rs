@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use funcx_core::contract::{Capacity, Executor, ExecutorEvent, ExecutorSink};
-use funcx_core::model::{AttemptId, Function, IdentityId, Outcome, Task, TaskId, TaskSpec};
+use funcx_core::model::{AttemptId, Failure, Function, IdentityId, Outcome, Task, TaskId, TaskSpec};
 use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -105,10 +105,18 @@ impl Bench {
         }
     }
 
+    /// The outcomes of tasks. As a node above does, it starts those again that are not known to have begun when their worker
+    /// was lost.
     pub(crate) async fn outcomes_of(&mut self, tasks: &[Task]) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(tasks.len());
         for task in tasks {
-            outcomes.push(self.outcome(task.attempt_id()).await);
+            let mut task = task.clone();
+            let mut outcome = self.outcome(task.attempt_id()).await;
+            while outcome.failure().is_some_and(|failure| failure.code == Failure::LEASE_LOST) {
+                (task.attempt, task.granted) = (task.attempt + 1, task.granted + 1);
+                outcome = self.run(task.clone()).await;
+            }
+            outcomes.push(outcome);
         }
         outcomes
     }

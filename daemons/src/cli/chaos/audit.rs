@@ -1,10 +1,10 @@
 //! The checker: whether a history keeps what funcx promises.
 
-use funcx_core::model::{OutcomeKind, TaskId};
+use funcx_core::model::{Failure, OutcomeKind, TaskId, limit};
 use serde::Serialize;
 
 use super::account::{Accounts, Answer, CallAccount, TaskAccount};
-use super::history::{Event, Execution, Line, Seen};
+use super::history::{Ending, Event, Execution, Line, Seen, Wanted};
 
 /// A promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -14,7 +14,7 @@ pub(super) enum Promise {
     NothingLost,
     /// Everybody sees the same outcome, and once.
     OneOutcome,
-    /// No more executions begin than attempts are recorded.
+    /// No more executions begin than the outcome records attempts.
     CountedAttempts,
     /// A task with one attempt begins once at most.
     AtMostOnce,
@@ -24,7 +24,7 @@ pub(super) enum Promise {
     TrueValue,
     /// What was cancelled has an outcome, and only that is.
     CancelConfirmed,
-    /// Nothing of a task runs after its outcome is `Cancelled`.
+    /// Nothing of a task begins or ends after its outcome is `Cancelled`, unless that says that nobody has confirmed it.
     CancelStops,
     /// A task ends for a reason that it has.
     RightKind,
@@ -118,9 +118,9 @@ impl<'a> Checker<'a> {
         let Some(ending) = task.ending() else { return };
         let wanted = &call.wanted;
         let mut broken = |promise, said: String| self.broken(promise, Some(id), said);
-        let most = wanted.max_attempts;
+        let (least, most) = (wanted.max_attempts, most_attempts(wanted));
         if ending.attempt > most {
-            broken(Promise::AllAttempts, format!("attempt {} of {most}", ending.attempt));
+            broken(Promise::AllAttempts, format!("attempt {} of {most} at most", ending.attempt));
         }
         match ending.kind {
             OutcomeKind::Returned => {
@@ -146,8 +146,8 @@ impl<'a> Checker<'a> {
                 self.check_stopped(id, task, call);
             }
             OutcomeKind::Lost => {
-                if ending.attempt < most {
-                    let said = format!("lost after attempt {} of {most}: {}", ending.attempt, ending.said);
+                if ending.attempt < least {
+                    let said = format!("lost after attempt {} of {least}: {}", ending.attempt, ending.said);
                     broken(Promise::AllAttempts, said);
                 }
             }
@@ -155,7 +155,11 @@ impl<'a> Checker<'a> {
     }
 
     fn check_stopped(&mut self, id: TaskId, task: &TaskAccount, call: &CallAccount) {
-        let Some((told, ..)) = task.endings.first() else { return };
+        let Some((told, _, ending)) = task.endings.first() else { return };
+        // The node that has it was not connected, and stops it when it is. The outcome says so.
+        if has_code(ending, &[Failure::CANCELLED_AWAY]) {
+            return;
+        }
         // A task of the same call that nobody told us of may be what runs.
         if call.maybe_repeated() && call.wanted.max_attempts > 1 {
             return;
@@ -185,10 +189,11 @@ impl<'a> Checker<'a> {
         let Some(id) = call.task else { return };
         let tasks = || call.doubles.iter().chain([&id]).filter_map(|id| self.accounts.tasks.get(id));
         // Without an outcome nobody has recorded attempts yet.
-        let recorded: Option<u32> = tasks().map(|task| task.ending().map(|ending| ending.attempt)).sum();
+        let recorded: Option<u32> =
+            tasks().map(|task| task.ending().map(|ending| recorded_attempts(ending, &call.wanted))).sum();
         let Some(mut allowed) = recorded else { return };
         if call.doubles.is_empty() && call.maybe_repeated() && !once && !self.accounts.unclaimed.is_empty() {
-            allowed += call.wanted.max_attempts;
+            allowed += most_attempts(&call.wanted);
         }
         if starts > allowed as usize {
             let said = format!("began {starts} times in {allowed} recorded attempts");
@@ -226,6 +231,27 @@ impl<'a> Checker<'a> {
     fn call_of(&self, task: &TaskAccount) -> Option<&'a CallAccount> {
         self.accounts.calls.get(task.key.as_ref()?)
     }
+}
+
+/// Attempts that a task can have: those that it allows, and those that were lost before anybody said that they had begun.
+const fn most_attempts(wanted: &Wanted) -> u32 {
+    match wanted.max_attempts {
+        1 => 1,
+        several => several + limit::MAX_GRANTED,
+    }
+}
+
+/// Executions that may have begun if a task ended like this. Where it ended although a node that has it was not connected,
+/// that node may have made further attempts by itself.
+fn recorded_attempts(ending: &Ending, wanted: &Wanted) -> u32 {
+    match has_code(ending, &[Failure::CANCELLED_AWAY, "DeadlinePassed", "TaskExpired"]) {
+        true => most_attempts(wanted),
+        false => ending.attempt,
+    }
+}
+
+fn has_code(ending: &Ending, codes: &[&str]) -> bool {
+    ending.said.split_once(':').is_some_and(|(code, _)| codes.contains(&code))
 }
 
 /// What is known about a call and its task, and what befell the fabric meanwhile, as lines for people.
@@ -341,8 +367,10 @@ mod tests {
         assert_eq!(promises_broken(lines(1, false, &returned), &ONCE[..1]), [Promise::TrueValue]);
         let other = Ending { said: "2".to_owned(), ..returned.clone() };
         assert_eq!(promises_broken(lines(1, false, &other), &ONCE), [Promise::TrueValue]);
-        let again = ending(OutcomeKind::Returned, 4);
-        assert_eq!(promises_broken(lines(3, false, &again), &ONCE), [Promise::AllAttempts]);
+        for (max_attempts, attempt) in [(3, 4 + limit::MAX_GRANTED), (1, 2)] {
+            let again = ending(OutcomeKind::Returned, attempt);
+            assert_eq!(promises_broken(lines(max_attempts, false, &again), &ONCE), [Promise::AllAttempts]);
+        }
         let lost = ending(OutcomeKind::Lost, 1);
         assert_eq!(promises_broken(lines(3, false, &lost), &[]), [Promise::AllAttempts]);
         for kind in [OutcomeKind::Raised, OutcomeKind::TimedOut] {
@@ -351,6 +379,22 @@ mod tests {
         let cancelled = ending(OutcomeKind::Cancelled, 1);
         assert_eq!(promises_broken(lines(3, false, &cancelled), &[]), [Promise::CancelConfirmed]);
         assert_eq!(promises_broken(lines(3, true, &cancelled), &[(590, false)]), [Promise::CancelStops]);
+    }
+
+    #[test]
+    fn what_nobody_could_confirm_may_still_run_but_not_beyond_its_attempts() {
+        let away =
+            |code: &str| Ending { said: format!("{code}: it was away"), ..ending(OutcomeKind::Cancelled, 1) };
+        let running = [(210, false), (590, false), (600, true)];
+        assert_eq!(promises_broken(lines(3, true, &away(Failure::CANCELLED_AWAY)), &running), []);
+        assert_eq!(
+            promises_broken(lines(3, true, &away("Cancelled")), &running),
+            [Promise::CountedAttempts, Promise::CancelStops]
+        );
+        assert_eq!(
+            promises_broken(lines(1, true, &away(Failure::CANCELLED_AWAY)), &running),
+            [Promise::CountedAttempts, Promise::AtMostOnce]
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::store::Commit;
 use super::{Place, WireId};
 use crate::message::Message;
 use crate::model::Tick;
-use crate::state::{DeliveryId, LinkId};
+use crate::state::{DeliveryId, LinkId, RecordId};
 
 /// Something that happens. What is meant for a process names the life of it that is meant.
 #[derive(Debug)]
@@ -36,6 +36,10 @@ pub(super) enum Input {
     Ended(Tick),
     Durable(Commit),
     Committed(DeliveryId),
+    /// A record is written, and everything up to this one is on the disk.
+    Recorded(RecordId, u64),
+    /// A full disk is tried again.
+    Retry,
     Dead(Uuid),
     Exit,
     Wire(WireId, Arrival),

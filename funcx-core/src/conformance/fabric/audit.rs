@@ -2,14 +2,17 @@
 
 use super::store::task_number;
 use super::{Fabric, Place, note};
-use crate::model::{AttemptId, OutcomeKind};
+use crate::model::{AttemptId, OutcomeKind, Task, limit};
 
 /// What was seen of a task, apart from what the store believes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seen {
     outcome: Option<OutcomeKind>,
     starts: u16,
+    /// The highest number of an attempt that began, or of the outcome.
     highest_attempt: u16,
+    /// How often its worker crashed.
+    crashes: u16,
     asked_to_stop: bool,
 }
 
@@ -17,10 +20,30 @@ pub(super) struct Seen {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Losses {
     pub(super) lossless: bool,
+    /// Whether connections break: what ends while its node is away is stopped when that is back.
+    pub(super) cuts: bool,
+    /// Whether endpoints keep journals.
+    pub(super) journals: bool,
+    /// An endpoint died and kept no journal, or lost the end of it with the power.
+    pub(super) amnesia: bool,
     pub(super) service: u32,
     pub(super) endpoints: u32,
     /// Nodes that the node above gave up, dead or not.
     pub(super) peers: u32,
+}
+
+impl Seen {
+    /// How many attempts there may have been. A manager that is given up may have made some of which nobody else heard.
+    const fn attempts(self, losses: Losses) -> u16 {
+        self.highest_attempt + if losses.peers + losses.endpoints > 0 { self.crashes } else { 0 }
+    }
+}
+
+impl Losses {
+    /// Whether what ends like this may go on for a while in a node that is away.
+    const fn is_stopped_later(self, kind: OutcomeKind) -> bool {
+        self.cuts && matches!(kind, OutcomeKind::Cancelled | OutcomeKind::TimedOut)
+    }
 }
 
 impl Fabric {
@@ -30,35 +53,41 @@ impl Fabric {
     }
 
     /// An attempt begins to run.
-    pub(super) fn begins(&mut self, place: Place, attempt: AttemptId) {
+    pub(super) fn begins(&mut self, place: Place, task: &Task) {
+        let attempt = task.attempt_id();
         let number = task_number(attempt.task);
         note!(self, "p{place} runs {number} attempt {}", attempt.number);
         self.figures.executions += 1;
         let accepted = self.store.records[number as usize].accepted.is_some();
-        let limits = self.store.limits(number);
+        let most = self.store.limits(number).max_attempts;
         let losses = self.losses;
         let seen = &mut self.seen[number as usize];
         seen.starts += 1;
-        let Seen { starts, highest_attempt, .. } = *seen;
+        let Seen { starts, highest_attempt, outcome, .. } = *seen;
         seen.highest_attempt = highest_attempt.max(attempt.number as u16);
-        // What a node attempted again by itself is not known above it when it is lost.
-        let most = limits.max_attempts * (1 + losses.service + losses.peers);
+        let known = seen.attempts(losses);
         let wrong = if !accepted {
             "runs although it was not accepted"
-        } else if attempt.number > limits.max_attempts {
+        } else if task.granted > limit::MAX_GRANTED || attempt.number > most + limit::MAX_GRANTED {
             "has more attempts than it allows"
-        } else if limits.max_attempts == 1 && starts > 1 && (losses.service == 0 || losses.endpoints == 0) {
+        } else if starts > 1 && most == 1 && (losses.service == 0 || losses.journals || losses.endpoints == 0)
+        {
             "allows one attempt and runs twice"
-        } else if u32::from(starts) > most {
-            "runs more often than attempts and losses explain"
-        } else if losses.lossless && attempt.number <= u32::from(highest_attempt) {
+        } else if starts > known && !losses.amnesia {
+            "begins more often than it is attempted"
+        } else if losses.lossless && starts > 1 && attempt.number <= u32::from(highest_attempt) {
             "runs the same attempt twice although no process was lost"
-        } else if losses.lossless && seen.outcome.is_some() {
+        } else if losses.lossless && outcome.is_some_and(|kind| !losses.is_stopped_later(kind)) {
             "runs after its end although no process was lost"
         } else {
             return;
         };
         self.broken(format!("task {number} {wrong}: attempt {} at p{place}, start {starts}", attempt.number));
+    }
+
+    /// The worker of an attempt crashes.
+    pub(super) fn crashes(&mut self, attempt: AttemptId) {
+        self.seen[task_number(attempt.task) as usize].crashes += 1;
     }
 
     /// Somebody cancels a task.
@@ -67,13 +96,23 @@ impl Fabric {
     }
 
     /// The outcome of a task is durable.
-    pub(super) fn end(&mut self, number: u32, kind: OutcomeKind) {
+    pub(super) fn end(&mut self, number: u32, kind: OutcomeKind, attempt: Option<u32>) {
         note!(self, "outcome {number} {kind}");
         let record = self.store.records[number as usize];
         let limits = self.store.limits(number);
         let seen = &mut self.seen[number as usize];
         let earlier = seen.outcome.replace(kind);
+        if let Some(attempt) = attempt {
+            // What is stopped while its node is away ends as the attempt of which it was heard last.
+            let least = if matches!(kind, OutcomeKind::Cancelled | OutcomeKind::TimedOut) {
+                seen.highest_attempt
+            } else {
+                0
+            };
+            seen.highest_attempt = least.max(attempt as u16);
+        }
         let Seen { starts, asked_to_stop, .. } = *seen;
+        let known = seen.attempts(self.losses);
         self.last_progress = self.now;
         let soonest = limits.ttl.into_iter().chain(limits.deadline).min();
         let wrong = match (earlier, record.accepted) {
@@ -88,8 +127,13 @@ impl Fabric {
                     OutcomeKind::TimedOut if soonest.is_none_or(|soonest| self.now < accepted + soonest) => {
                         "times out before its time".to_owned()
                     }
+                    _ if attempt.is_some() && starts > known && !self.losses.amnesia => {
+                        format!("has begun {starts} times and ends as attempt {known}")
+                    }
                     OutcomeKind::Raised => "is refused by the fabric".to_owned(),
-                    _ if self.runs_somewhere(number) => format!("runs although it ended as {kind}"),
+                    _ if !self.losses.is_stopped_later(kind) && self.runs_somewhere(number) => {
+                        format!("runs although it ended as {kind}")
+                    }
                     _ => return,
                 }
             }

@@ -77,6 +77,8 @@ config! {
     max_attempts = 3;
     /// Whether tasks differ in owner, priority, attempts and time limits, and managers in their habits; 0 or 1.
     varied = 0;
+    /// Whether endpoints keep journals; 0 or 1.
+    journals = 0;
     /// Attempts in a thousand whose worker crashes.
     crashes_per_mille = 50;
     /// Faults in all.
@@ -130,6 +132,7 @@ impl FabricConfig {
                 1 => 1 << below(FaultKind::ALL.len() as u32),
                 _ => below(u32::MAX),
             },
+            journals: below(2),
             ..Self::default()
         }
     }

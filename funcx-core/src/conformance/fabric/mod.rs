@@ -9,13 +9,14 @@
 //! | Part | Holds |
 //! | --- | --- |
 //! | `config`, `step`, `plan` | what is simulated, as values with a text |
-//! | `agenda`, `network`, `store`, `process`, `worker` | what surrounds a node, and how it fails |
+//! | `agenda`, `network`, `store`, `journal`, `process`, `worker` | what surrounds a node, and how it fails |
 //! | `audit` | what must hold, seen from outside |
 //! | `shrink` | the smallest plan that still goes wrong |
 
 mod agenda;
 mod audit;
 mod config;
+mod journal;
 mod network;
 mod plan;
 mod process;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 use agenda::{Agenda, Event, Input};
 use audit::{Losses, Seen};
+use journal::Journal;
 use network::{DOWN, UP};
 use process::Process;
 use random::Draw;
@@ -74,6 +76,8 @@ impl FabricReport {
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// Wake-ups of a node at one instant after which it is taken to spin.
 const SPINS: u32 = 10_000;
+/// The epoch of the first journal: no process draws one like it.
+const FIRST_EPOCH: u64 = 1 << 32;
 /// Lines of a trace that are shown.
 const LAST_LINES: usize = 60;
 
@@ -119,6 +123,8 @@ pub struct Fabric {
     wires: Vec<network::Wire>,
     lives: u64,
     store: Store,
+    /// By endpoint; none if they keep none.
+    journals: Vec<Journal>,
     seen: Vec<Seen>,
     losses: Losses,
     last_progress: Tick,
@@ -155,9 +161,14 @@ impl Fabric {
             wires: Vec::new(),
             lives: 0,
             store: Store::new(config.endpoints, config.tasks, config.max_attempts),
+            journals: (0..if config.journals == 0 { 0 } else { config.endpoints })
+                .map(|endpoint| Journal::new(FIRST_EPOCH + u64::from(endpoint)))
+                .collect(),
             seen: vec![Seen::default(); config.tasks as usize],
             losses: Losses {
+                journals: config.journals != 0,
                 lossless: plan.steps.iter().all(|(_, step)| step.is_lossless()),
+                cuts: plan.steps.iter().any(|(_, step)| matches!(step, Step::Cut { .. })),
                 ..Losses::default()
             },
             last_progress: Tick::ZERO,
@@ -269,6 +280,7 @@ impl Fabric {
             | Step::Slow { place, .. }
             | Step::ClockForward { place, .. }
             | Step::ClockBack { place, .. }
+            | Step::FullJournal { place, .. }
             | Step::Crash { place } => {
                 // A plan that was shrunk may name places that its fabric has not.
                 if place < self.config.places() {
@@ -302,6 +314,14 @@ impl Fabric {
             }
             Step::ClockForward { millis, .. } => self.set_clock(place, i64::from(millis)),
             Step::ClockBack { millis, .. } => self.set_clock(place, -i64::from(millis)),
+            Step::FullJournal { millis, .. } => {
+                // Where no journal is kept, it does not matter.
+                if let Some(journal) =
+                    (place as u32).checked_sub(1).and_then(|index| self.journals.get_mut(index as usize))
+                {
+                    journal.full_until = now + Duration::from_millis(millis.into());
+                }
+            }
             Step::Cut { .. } => {
                 if let Some(wire) = process.up {
                     self.cut(wire);
@@ -335,6 +355,8 @@ impl Fabric {
             Input::Ended(at) => self.ended(place, at),
             Input::Durable(commit) => self.durable(commit),
             Input::Committed(delivery) => self.processes[place].node.committed(delivery),
+            Input::Recorded(record, through) => self.recorded(place, record, through),
+            Input::Retry => self.retry(place),
             Input::Dead(node) => self.processes[place].node.handle_dead(node, "its process has ended", now),
             Input::Exit => self.exit(place),
             Input::Wire(wire, what) => self.arrive(place, wire, what),
@@ -413,10 +435,13 @@ impl Fabric {
                 note!(self, "p{place} has lost {}", info.name);
                 self.losses.peers += 1;
             }
-            NodeOutput::OpenedAbove | NodeOutput::DrainExecutor(_) | NodeOutput::Record(..) => {}
-            NodeOutput::Events(_) => {}
+            NodeOutput::OpenedAbove => {}
+            NodeOutput::DrainExecutor(executor) => self.give_back(place, executor),
+            NodeOutput::Record(record, entries) => self.record(place, record, entries),
+            NodeOutput::Events(events) => self.keep(events),
             NodeOutput::Drained => {
                 note!(self, "p{place} is drained");
+                self.end_session(place);
                 let soon = self.now + Duration::from_millis(1);
                 self.agenda.add(soon, Event::At(place, life, Input::Exit));
             }

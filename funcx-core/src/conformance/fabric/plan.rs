@@ -108,6 +108,7 @@ fn fault(kind: FaultKind, config: &FabricConfig, random: &mut Random) -> Step {
         }
         FaultKind::Clock => Step::ClockBack { place, millis: random.spread(1, u32::MAX / 2) },
         FaultKind::Crash => Step::Crash { place: manager },
+        FaultKind::FullJournal => Step::FullJournal { place: 1 + random.below(config.endpoints), millis },
     }
 }
 

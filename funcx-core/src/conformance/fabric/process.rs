@@ -6,6 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::agenda::{Event, Input};
+use super::journal::Journal;
 use super::worker::{Ends, Running};
 use super::{Fabric, Place, WireId, note};
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId};
@@ -102,18 +103,25 @@ impl Fabric {
         // A manager that is started again is a new one for some launchers, and the same one for others.
         let fresh = place > endpoints && place.is_multiple_of(2);
         let node_id = Uuid::from_u128(place as u128 | if fresh { u128::from(life) << 64 } else { 0 });
+        let journal = (place != 0).then(|| self.journals.get_mut(place - 1)).flatten();
+        let recovered = journal.map(Journal::open);
+        let (epoch, journal_life) = recovered.as_ref().map_or((self.lives, 0), |recovered| {
+            // Attempts of which the journal does not know may have begun: a new session.
+            (if recovered.complete { recovered.epoch } else { self.lives }, recovered.life)
+        });
         let identity = above.map(|above| UplinkIdentity {
             role: if above == 0 { Role::Endpoint } else { Role::Manager },
             node: node_id,
-            epoch: self.lives,
-            life: 0,
+            epoch,
+            life: journal_life,
             process: self.lives,
             ends_at: Tick::NEVER,
             credential: String::new(),
             name: format!("p{place}"),
             software: "simulated".to_owned(),
         });
-        let mut node = Node::new(self.node_config(place, identity));
+        let mut node = Node::new(self.node_config(place, identity, recovered.is_some()));
+        recovered.into_iter().for_each(|recovered| node.restore(recovered));
         let executor = self.furnish(place, &mut node);
         let old = self.processes.get(place);
         let process = Process {
@@ -153,7 +161,7 @@ impl Fabric {
         self.act(place);
     }
 
-    fn node_config(&self, place: Place, uplink: Option<UplinkIdentity>) -> NodeConfig {
+    fn node_config(&self, place: Place, uplink: Option<UplinkIdentity>, journal: bool) -> NodeConfig {
         let (sent, returned, queue_tasks) = match place {
             0 => (Hop::ServiceSent, None, 0),
             place if place <= self.config.endpoints as usize => {
@@ -166,7 +174,9 @@ impl Fabric {
             link: LinkPolicy::default(),
             limits: DispatcherLimits { lane_tasks: usize::MAX, ..DispatcherLimits::default() },
             lease_grace: (place != 0).then_some(LEASE_GRACE),
-            journal: false,
+            // Only who remembers how many attempts there were makes more of them.
+            retries: place <= self.config.endpoints as usize,
+            journal,
             queue_tasks,
             sent,
             returned,
@@ -204,8 +214,10 @@ impl Fabric {
             }
         } else if place <= self.config.endpoints as usize {
             self.losses.endpoints += 1;
+            self.losses.amnesia |= self.journals.is_empty();
         }
         self.orphan(place, silently);
+        self.close_journal(place, silently);
         let process = &mut self.processes[place];
         (process.alive, process.frozen, process.up) = (false, false, None);
         process.deferred.clear();
@@ -223,6 +235,16 @@ impl Fabric {
         }
         self.unsettled += 1;
         self.agenda.add(self.now + Duration::from_millis(down_millis.into()), Event::Boot(place));
+    }
+
+    fn close_journal(&mut self, place: Place, power_loss: bool) {
+        let draw = self.draw.of(place as u64, 0x7021_0000 + u64::from(self.processes[place].life));
+        let journal = (place != 0).then(|| self.journals.get_mut(place - 1)).flatten();
+        let lost = journal.map_or(0, |journal| journal.close(power_loss, draw));
+        if lost > 0 {
+            note!(self, "p{place} loses {lost} records");
+            self.losses.amnesia = true;
+        }
     }
 
     /// A process stands still for a while.

@@ -155,6 +155,13 @@ steps! {
         /// For how long.
         millis
     }
+    /// The disk of an endpoint's journal is full.
+    FullJournal "full-journal" {
+        /// Which endpoint.
+        place,
+        /// For how long.
+        millis
+    }
     /// The wall clock of a process is set forwards.
     ClockForward "clock-forward" {
         /// Which.
@@ -196,11 +203,12 @@ pub enum FaultKind {
     FullStore,
     Clock,
     Crash,
+    FullJournal,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Cancel,
         Self::Storm,
         Self::Kill,
@@ -217,6 +225,7 @@ impl FaultKind {
         Self::FullStore,
         Self::Clock,
         Self::Crash,
+        Self::FullJournal,
     ];
 
     /// These kinds as the number that stands in a configuration.
@@ -236,6 +245,7 @@ impl Step {
                 | Self::Cut { .. }
                 | Self::SlowStore { .. }
                 | Self::FullStore { .. }
+                | Self::FullJournal { .. }
                 | Self::ClockForward { .. }
                 | Self::ClockBack { .. }
                 | Self::Crash { .. }

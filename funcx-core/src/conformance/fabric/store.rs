@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::agenda::{Event, Input};
 use super::{Fabric, note};
-use crate::model::{Function, IdentityId, Outcome, OutcomeKind, Task, TaskId, TaskLimits, TaskSpec, Tick};
+use crate::model::{
+    Function, IdentityId, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, TaskId, TaskLimits, TaskSpec,
+    Tick,
+};
 use crate::state::{DeliveryId, LaneId};
 
 /// Time that a commit takes.
@@ -20,6 +23,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) enum Commit {
     Outcomes(DeliveryId, Vec<Outcome>),
+    Events(Vec<TaskEvent>),
     Tasks { tasks: Range<u32>, lane: u32, variant: u8 },
 }
 
@@ -30,6 +34,11 @@ pub(super) struct Record {
     pub(super) outcome: Option<OutcomeKind>,
     pub(super) lane: u16,
     pub(super) variant: u8,
+    /// Attempts that were lost, and how many of them do not count.
+    lost: u8,
+    granted: u8,
+    /// An attempt with a time to live has begun.
+    begun: bool,
     /// The dispatcher of the service has it, or had it since the service started.
     pub(super) loaded: bool,
 }
@@ -82,6 +91,19 @@ impl Store {
         self.queues.iter_mut().for_each(|queue| (queue.next, queue.window) = (0, 0));
     }
 
+    /// What happened to an attempt is durable.
+    fn note(&mut self, event: &TaskEvent) {
+        let record = &mut self.records[task_number(event.attempt.task) as usize];
+        match event.kind {
+            TaskEventKind::Lost | TaskEventKind::LeaseLost if event.attempt.number > record.lost.into() => {
+                record.lost = event.attempt.number as u8;
+                record.granted += u8::from(event.kind == TaskEventKind::LeaseLost);
+            }
+            TaskEventKind::Started => record.begun = true,
+            _ => {}
+        }
+    }
+
     /// The planted bug: the last outcome is not there any more.
     pub(super) fn forget(&mut self) {
         if let Some(number) = self.last_outcome.take() {
@@ -106,7 +128,9 @@ impl Store {
             let left = |limit: Option<Duration>| {
                 limit.map_or(Tick::NEVER, |limit| local + limit.saturating_sub(age))
             };
-            (task.start_by, task.end_by) = (left(spec.limits.ttl), left(spec.limits.deadline));
+            let ttl = spec.limits.ttl.filter(|_| !record.begun);
+            (task.start_by, task.end_by) = (left(ttl), left(spec.limits.deadline));
+            (task.attempt, task.granted) = (1 + u32::from(record.lost), record.granted.into());
             tasks.push(task);
         }
         tasks
@@ -143,7 +167,7 @@ impl Fabric {
         let mut at = self.now + if self.now < store.slow.0 { store.slow.1 } else { COMMIT };
         if self.now < store.full_until {
             match &commit {
-                Commit::Outcomes(..) => at = at.max(store.full_until + AGAIN),
+                Commit::Outcomes(..) | Commit::Events(_) => at = at.max(store.full_until + AGAIN),
                 Commit::Tasks { tasks, .. } => {
                     note!(self, "submission {tasks:?} is refused, the store is full");
                     return;
@@ -154,6 +178,17 @@ impl Fabric {
         (store.last_commit, store.pending) = (at, store.pending + 1);
         let life = self.processes[0].life;
         self.agenda.add(at, Event::At(0, life, Input::Durable(commit)));
+    }
+
+    /// Keeps what a later life of the service has to know about attempts.
+    pub(super) fn keep(&mut self, mut events: Vec<TaskEvent>) {
+        events.retain(|event| match event.kind {
+            TaskEventKind::Started => self.store.limits(task_number(event.attempt.task)).ttl.is_some(),
+            kind => matches!(kind, TaskEventKind::Lost | TaskEventKind::LeaseLost),
+        });
+        if !events.is_empty() {
+            self.commit(Commit::Events(events));
+        }
     }
 
     /// A commit is done.
@@ -174,11 +209,12 @@ impl Fabric {
                     self.load(lane);
                 }
             }
+            Commit::Events(events) => events.iter().for_each(|event| self.store.note(event)),
             Commit::Outcomes(delivery, outcomes) => {
                 let mut lanes = Vec::new();
                 for outcome in outcomes {
                     let number = task_number(outcome.task);
-                    self.end(number, outcome.kind);
+                    self.end(number, outcome.kind, Some(outcome.attempt));
                     let record = &mut self.store.records[number as usize];
                     if record.outcome.replace(outcome.kind).is_none() && record.loaded {
                         self.store.queues[usize::from(record.lane)].window -= 1;
@@ -218,7 +254,7 @@ impl Fabric {
                     if self.store.full_until <= self.now {
                         self.asked_to_stop(number);
                         self.store.records[number as usize].outcome = Some(OutcomeKind::Cancelled);
-                        self.end(number, OutcomeKind::Cancelled);
+                        self.end(number, OutcomeKind::Cancelled, None);
                     }
                 }
                 Some(_) => {

@@ -53,7 +53,7 @@ impl Fabric {
             if self.processes[place].running.insert(task.id, running).is_some() {
                 self.broken(format!("p{place} runs {attempt:?} while it runs the task already"));
             }
-            self.begins(place, attempt);
+            self.begins(place, &task);
             let draw = self.draw.of(attempt.task.as_u128() as u64, u64::from(attempt.number));
             let takes =
                 Duration::from_nanos(draw % (1_000_000 * u64::from(self.config.longest_task_millis.max(1))));
@@ -63,7 +63,7 @@ impl Fabric {
         }
         let some = !started.is_empty();
         // Some executors do not say when something began.
-        let says = self.config.varied != 0 && place.is_multiple_of(3);
+        let says = self.config.varied != 0 && !place.is_multiple_of(3);
         if let Some(executor) = self.processes[place].executor.filter(|_| some && says) {
             let now = self.clock(place);
             self.processes[place].node.handle_executor(executor, ExecutorEvent::Started(started), now);
@@ -89,10 +89,15 @@ impl Fabric {
         let ends = process.ends.remove(&at).unwrap_or_default();
         let mut outcomes = Vec::with_capacity(ends.len());
         for ((task, run), end) in ends {
+            let process = &mut self.processes[place];
             if process.running.get(&task).is_some_and(|running| running.run == run)
                 && let Some(running) = process.running.remove(&task)
             {
-                outcomes.push(outcome(&self.spare, AttemptId { task, number: running.attempt }, end));
+                let attempt = AttemptId { task, number: running.attempt };
+                if end == End::Crashes {
+                    self.crashes(attempt);
+                }
+                outcomes.push(outcome(&self.spare, attempt, end));
             }
         }
         self.executor_says(place, outcomes);
@@ -129,6 +134,13 @@ impl Fabric {
         self.executor_says(place, stopped);
     }
 
+    /// An executor is drained: it gives back what has not begun.
+    pub(super) fn give_back(&mut self, place: Place, executor: PeerId) {
+        let back: Vec<_> = self.processes[place].waiting.drain(..).map(|task| task.attempt_id()).collect();
+        let now = self.clock(place);
+        self.processes[place].node.handle_executor(executor, ExecutorEvent::GaveBack(back), now);
+    }
+
     /// Every busy worker of a manager crashes.
     pub(super) fn crash(&mut self, place: Place) {
         let process = &mut self.processes[place];
@@ -138,6 +150,7 @@ impl Fabric {
             .map(|(task, running)| AttemptId { task, number: running.attempt })
             .collect();
         crashed.sort_unstable();
+        crashed.iter().for_each(|attempt| self.crashes(*attempt));
         let outcomes =
             crashed.into_iter().map(|attempt| outcome(&self.spare, attempt, End::Crashes)).collect();
         self.executor_says(place, outcomes);

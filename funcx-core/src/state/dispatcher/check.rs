@@ -30,7 +30,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                 Some(_) => leased[lane] += 1,
             }
         }
-        let mut held = vec![0; self.lanes.len()];
+        let (mut held, mut present) = (vec![0; self.lanes.len()], vec![0; self.lanes.len()]);
         for (key, peer) in &self.peers {
             for task in peer.held.iter(&self.tasks) {
                 if self.tasks[task].peer != Some(PeerId(key as u32)) {
@@ -38,11 +38,13 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                 }
             }
             held[peer.lane.0 as usize] += peer.held.len();
+            present[peer.lane.0 as usize] += usize::from(peer.present);
         }
         for (index, lane) in self.lanes.iter().enumerate() {
             let seen = (lane.queue.iter(&self.tasks).count(), lane.queue.len(), lane.leased, lane.bytes);
             if seen != (queued[index], queued[index], leased[index], bytes[index])
                 || held[index] != leased[index]
+                || present[index] != lane.present
             {
                 return broken(Invariant::HonestCounters, format!("lane {index}: {seen:?}"));
             }

@@ -76,7 +76,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     fn made_again(&self, key: usize, attempt: u32, begun: bool) -> Option<TaskEventKind> {
         let Entry { task, stop, .. } = &self.tasks[key];
         let allowed = task.spec.limits.max_attempts;
-        if stop.is_some() {
+        if stop.is_some() || !self.retries {
             None
         } else if !begun && allowed > 1 && task.granted < limit::MAX_GRANTED {
             Some(TaskEventKind::LeaseLost)
@@ -200,13 +200,7 @@ impl Stop {
             Self::Cancelled => {
                 (OutcomeKind::Cancelled, Failure::new("Cancelled", "cancelled before it ended"))
             }
-            Self::CancelledAway => (
-                OutcomeKind::Cancelled,
-                Failure::new(
-                    "Cancelled",
-                    "cancelled while the node that had it was not connected; it is stopped there when that comes back",
-                ),
-            ),
+            Self::CancelledAway => (OutcomeKind::Cancelled, Failure::cancelled_away()),
             Self::DeadlinePassed => (
                 OutcomeKind::TimedOut,
                 Failure::new("DeadlinePassed", "it had not ended when its deadline passed"),

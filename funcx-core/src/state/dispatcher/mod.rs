@@ -151,6 +151,8 @@ pub struct Dispatcher<P = IdleFirst> {
     counters: Counters,
     now: Now,
     paused: bool,
+    /// Whether lost attempts are made again here.
+    retries: bool,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,8 @@ struct Lane<P> {
     queue: FairQueue,
     leased: usize,
     bytes: usize,
+    /// Peers that are connected.
+    present: usize,
     dirty: bool,
 }
 
@@ -242,14 +246,20 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             counters: Counters::default(),
             now: Now::default(),
             paused: false,
+            retries: true,
         }
     }
 
     /// Adds a lane. Lanes are numbered from 0 and stay.
     pub fn open_lane(&mut self) -> LaneId {
-        let lane =
-            Lane { policy: P::default(), queue: FairQueue::default(), leased: 0, bytes: 0, dirty: false };
-        self.lanes.push(lane);
+        self.lanes.push(Lane {
+            policy: P::default(),
+            queue: FairQueue::default(),
+            leased: 0,
+            bytes: 0,
+            present: 0,
+            dirty: false,
+        });
         LaneId(self.lanes.len() as u32 - 1)
     }
 
@@ -261,6 +271,12 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// The time of the last input.
     pub const fn now(&self) -> Now {
         self.now
+    }
+
+    /// Leaves it to the node above to make lost attempts again. For nodes that remember nothing: an attempt of which only they
+    /// knew would not be counted if they were lost.
+    pub const fn pass_losses_on(&mut self) {
+        self.retries = false;
     }
 
     /// Gives out nothing any more.
@@ -329,7 +345,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             if let Some(&key) = self.index.get(&task.id) {
                 let entry = &mut self.tasks[key as usize];
                 if task.attempt > entry.task.attempt {
-                    entry.task.attempt = task.attempt;
+                    (entry.task.attempt, entry.task.granted) = (task.attempt, task.granted);
                     entry.again = entry.stop.is_some();
                 }
             } else if self.room(lane) > 0 && refused.is_empty() {
@@ -374,7 +390,8 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 
     /// Cancels tasks: a queued one is finished now, for a leased one the peer is asked and its outcome decides. A peer that
-    /// is not connected cannot be asked: the task ends now, and is stopped there when the peer comes back.
+    /// is not connected cannot be asked: the task ends now, and is stopped there when the peer comes back. That may be so
+    /// of a queued task too: this node may have been started anew and not know what peers had before.
     /// Tasks that are not here are ignored. Returns how many were here.
     pub fn cancel(&mut self, tasks: impl IntoIterator<Item = TaskId>, now: Now) -> usize {
         self.now = now;
@@ -385,7 +402,11 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             found += 1;
             match entry.peer {
                 None => {
-                    let outcome = Stop::Cancelled.outcome(&entry.task);
+                    let stop = match self.lanes[entry.lane.0 as usize].present {
+                        0 => Stop::CancelledAway,
+                        _ => Stop::Cancelled,
+                    };
+                    let outcome = stop.outcome(&entry.task);
                     self.finish(key as usize, outcome);
                 }
                 Some(peer) if !self.peers[peer.0 as usize].present => {
@@ -429,6 +450,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         let held = List::default();
         let entry = Peer { lane, capacity: Capacity::default(), held, present: true, ends_at: Tick::NEVER };
         let peer = PeerId(self.peers.insert(entry) as u32);
+        self.lanes[lane.0 as usize].present += 1;
         self.set_capacity(peer, capacity);
         peer
     }
@@ -445,6 +467,8 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// What it had and should have ended by now ends here.
     pub fn set_present(&mut self, peer: PeerId, present: bool) {
         let Some(entry) = self.peers.get_mut(peer.0 as usize) else { return };
+        let lane = &mut self.lanes[entry.lane.0 as usize];
+        lane.present = lane.present + usize::from(present) - usize::from(entry.present);
         entry.present = present;
         if !present {
             let is_late = |key: &usize| {
@@ -493,8 +517,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             let begun = !dead || self.tasks[key].started.is_set();
             self.lose(key, reason, begun);
         }
-        self.lanes[lane.0 as usize].policy.removed(peer);
-        self.peers.remove(peer.0 as usize);
+        let removed = self.peers.remove(peer.0 as usize);
+        let lane_of = &mut self.lanes[lane.0 as usize];
+        lane_of.policy.removed(peer);
+        lane_of.present -= usize::from(removed.present);
         self.cancels.remove(&peer);
         self.abandons.remove(&peer);
         self.mark(lane);

@@ -48,6 +48,9 @@ pub struct NodeConfig {
     pub limits: DispatcherLimits,
     /// How long a peer whose connection broke may take to come back; as long as it likes if `None`.
     pub lease_grace: Option<Duration>,
+    /// Whether it makes lost attempts again itself; else the node above does. Only for nodes that remember how many there
+    /// were: in a journal or a store.
+    pub retries: bool,
     /// Whether it writes down what it holds, so that a later life goes on with it.
     pub journal: bool,
     /// Tasks that it takes from above besides those its peers have room for.
@@ -218,8 +221,12 @@ enum Timer {
 impl<P: PlacementPolicy + Default> Node<P> {
     /// A node without lanes, links and executors.
     pub fn new(config: NodeConfig) -> Self {
+        let mut dispatcher = Dispatcher::new(config.limits, config.sent);
+        if !config.retries {
+            dispatcher.pass_losses_on();
+        }
         Self {
-            dispatcher: Dispatcher::new(config.limits, config.sent),
+            dispatcher,
             uplink: config.uplink.clone().map(Uplink::new),
             recorder: config.journal.then(Recorder::default),
             config,

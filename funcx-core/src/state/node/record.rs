@@ -196,7 +196,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
 }
 
 /// The end of an attempt of which nothing but its number is known.
-fn lost_outcome(attempt: AttemptId, failure: &Failure) -> Outcome {
+pub(super) fn lost_outcome(attempt: AttemptId, failure: &Failure) -> Outcome {
     Outcome {
         task: attempt.task,
         attempt: attempt.number,

@@ -1,9 +1,9 @@
 //! What a node says: moves what its dispatcher and its sessions have to say to its outputs.
 
-use super::record::{Halt, Withheld};
+use super::record::{Halt, Withheld, lost_outcome};
 use super::{DeliveryId, Node, NodeOutput, Peer, Timer};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
-use crate::model::{AttemptId, Outcome, Task, limit};
+use crate::model::{AttemptId, Failure, Outcome, Task, limit};
 use crate::state::dispatcher::DispatcherOutput;
 use crate::state::{LaneId, LinkId};
 
@@ -115,9 +115,16 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// Everything that waits here goes back to the node above.
     pub(super) fn hand_back(&mut self) {
-        if self.uplink.is_some() {
-            let waiting = self.dispatcher.hand_back();
-            self.give_back(&waiting);
+        let Some(uplink) = &self.uplink else { return };
+        // Attempts before one that was made here have begun. What is given back is said once and may not arrive; then the
+        // node above would count them again, so that one goes back as an outcome, which arrives.
+        let is_ours =
+            |attempt: &AttemptId| uplink.given(attempt.task).is_some_and(|given| given < attempt.number);
+        let (ours, given): (Vec<_>, Vec<_>) = self.dispatcher.hand_back().into_iter().partition(is_ours);
+        self.give_back(&given);
+        if !ours.is_empty() {
+            let failure = Failure::new(Failure::LEASE_LOST, "the node left before it began");
+            self.deliver(ours.into_iter().map(|attempt| lost_outcome(attempt, &failure)).collect());
         }
     }
 
