@@ -262,8 +262,10 @@ impl DispatcherModel {
         }
         let mut again = Self::new_task(id, known);
         again.attempt = known.attempt + u32::from(later % 3);
+        // The node above knows how many of them count.
+        again.granted = u32::from(later / 3 % 3).min(again.attempt - 1);
         if again.attempt > known.attempt {
-            known.attempt = again.attempt;
+            (known.attempt, known.granted) = (again.attempt, again.granted);
             known.again = known.stop.is_some();
         }
         assert!(

@@ -75,7 +75,7 @@ impl Fabric {
             "allows one attempt and runs twice"
         } else if starts > known && !losses.amnesia {
             "begins more often than it is attempted"
-        } else if losses.lossless && starts > 1 && attempt.number <= u32::from(highest_attempt) {
+        } else if losses.lossless && outcome.is_none() && attempt.number <= u32::from(highest_attempt) {
             "runs the same attempt twice although no process was lost"
         } else if losses.lossless && outcome.is_some_and(|kind| !losses.is_stopped_later(kind)) {
             "runs after its end although no process was lost"
