@@ -2,4 +2,4 @@
 
 use funcx_fuzz::{allocation, journal};
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(4 << 20, || journal::check(data)));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(2 << 20, || journal::check(data)));

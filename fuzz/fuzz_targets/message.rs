@@ -2,4 +2,4 @@
 
 use funcx_fuzz::{allocation, message};
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(4 << 20, || message::check(data)));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| allocation::bounded(2 << 20, || message::check(data)));

@@ -41,6 +41,9 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     }
 }
 
+/// Room that is made for a list because of a claimed length alone.
+const UNSEEN_BYTES: usize = 256 << 10;
+
 struct Appender<'a>(&'a mut Vec<u8>);
 
 impl Writer for Appender<'_> {
@@ -69,13 +72,11 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T,
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Vec<T>, A::Error> {
-        /// Entries for which room is made because of a claimed length alone.
-        const UNSEEN: usize = 4096;
         let claimed = entries.size_hint().unwrap_or(0);
         if claimed > MAX {
             return Err(serde::de::Error::invalid_length(claimed, &self));
         }
-        let mut list = Vec::with_capacity(claimed.min(UNSEEN));
+        let mut list = Vec::with_capacity(claimed.min(UNSEEN_BYTES / size_of::<T>().max(1)));
         while let Some(entry) = entries.next_element()? {
             list.push(entry);
         }

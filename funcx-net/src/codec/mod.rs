@@ -113,7 +113,7 @@ pub fn encode(message: Message) -> Result<Frame> {
 ///
 /// # Errors
 /// `Protocol`, saying what is wrong, for everything that [`encode`] could not have made. Memory allocated on the way is
-/// in proportion to the frame, whatever lengths it claims.
+/// in proportion to the frame, but for some hundred KiB, whatever lengths it claims.
 pub fn decode(frame: Bytes) -> Result<Message> {
     let number = *frame.first().ok_or_else(|| malformed("the frame is empty"))?;
     let kind = Kind::from_number(number).ok_or_else(|| {
