@@ -253,8 +253,10 @@ impl Lane {
     ///
     /// # Errors
     /// Those of the store; then some have not ended.
-    pub(super) async fn expire(self: &Arc<Self>, service: &Arc<Service>, due: Vec<Due>) -> Result<usize> {
-        let reasons: IdMap<TaskId, _> = due.iter().map(|due| (due.task, due.reason)).collect();
+    pub(super) async fn expire(self: &Arc<Self>, service: &Arc<Service>, mut due: Vec<Due>) -> Result<usize> {
+        // Time to live and deadline of a task may both have passed since somebody looked; it ends once.
+        let mut reasons: IdMap<TaskId, _> = IdMap::default();
+        due.retain(|due| reasons.insert(due.task, due.reason).is_none());
         let doomed =
             due.iter().map(|due| Doomed { id: due.task, queue: due.queue, sequence: due.sequence }).collect();
         let mut found = 0;

@@ -121,14 +121,15 @@ async fn what_came_due_while_no_service_ran_ends_when_one_does() {
     // The service is gone before it has heard that its submission is durable, so it cannot have ended the tasks.
     store.close();
     let asked = store.waiting();
-    let call = limited(call(endpoint, function, Some(TaskGroupId::from_u128(5)), &[1, 2]), times(SOON, None));
+    let both = times(SOON, Some(Duration::from_millis(2)));
+    let call = limited(call(endpoint, function, Some(TaskGroupId::from_u128(5)), &[1, 2]), both);
     let mut submitting = Box::pin(fabric.service.submit(&people.alice.principal, call));
     tokio::select! {
         _ = &mut submitting => panic!("the store has not answered"),
         () = asked => {}
     }
     let due = store.due(None, 10).await.unwrap();
-    assert_eq!(due.len(), 2);
+    assert_eq!(due.len(), 4, "a time to live and a deadline for each");
     drop(submitting);
     let transports = fabric.transports.clone();
     fabric.stop().await;
@@ -137,6 +138,12 @@ async fn what_came_due_while_no_service_ran_ends_when_one_does() {
     for due in due {
         assert_eq!(outcome(&fabric, &people.alice, due.task).await.kind, OutcomeKind::TimedOut);
     }
+    let metrics = fabric.service.metrics().await.unwrap();
+    let ended = metrics
+        .lines()
+        .find(|line| line.starts_with("funcx_tasks_finished_total{kind=\"timed-out\"}"))
+        .unwrap();
+    assert!(ended.ends_with(" 2"), "each ended once: {ended}");
 }
 
 #[tokio::test]
