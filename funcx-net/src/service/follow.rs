@@ -98,7 +98,9 @@ impl Follower {
                     if !page.is_empty() {
                         let read = self.service.store.tasks(&page).await?;
                         ids.drain(..page.len());
-                        records.extend(read.into_iter().flatten().map(|mut record| {
+                        // An outcome of a commit that failed may have been seen and be gone; the one that stays is told later.
+                        let ended = read.into_iter().flatten().filter(|record| record.outcome.is_some());
+                        records.extend(ended.map(|mut record| {
                             record.payload = Bytes::new();
                             Arc::new(record)
                         }));
