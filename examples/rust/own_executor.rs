@@ -35,7 +35,7 @@ impl InTurn {
         let waiting: Arc<Mutex<BTreeSet<AttemptId>>> = Arc::default();
         let (told, due) = (Arc::clone(&sink), Arc::clone(&waiting));
         thread::spawn(move || {
-            for order in todo {
+            while let Ok(order) = todo.recv() {
                 match order {
                     Order::Run(tasks) => {
                         for task in tasks {
@@ -45,9 +45,18 @@ impl InTurn {
                         }
                     }
                     Order::Leave(done) => {
+                        // Nobody adds to what waits meanwhile, and from here on whoever starts tasks finds nobody.
+                        let late = due.lock().unwrap_or_else(PoisonError::into_inner);
+                        for order in todo.try_iter() {
+                            if let Order::Run(tasks) = order {
+                                let back = tasks.iter().map(Task::attempt_id).collect();
+                                told.handle(ExecutorEvent::GaveBack(back));
+                            }
+                        }
+                        drop((todo, late));
                         // The one who asked may have lost interest.
                         let _ = done.send(());
-                        break;
+                        return;
                     }
                 }
             }
@@ -87,10 +96,8 @@ impl Executor for InTurn {
     }
 
     fn start(&self, tasks: Vec<Task>) {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(tasks.iter().map(Task::attempt_id));
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extend(tasks.iter().map(Task::attempt_id));
         if let Err(mpsc::SendError(Order::Run(tasks))) = self.orders.send(Order::Run(tasks)) {
             let failure = Failure::new("ExecutorDrained", "the executor takes no more tasks");
             let lost = tasks.iter().map(|task| Outcome::failed(task, OutcomeKind::Lost, &failure)).collect();
