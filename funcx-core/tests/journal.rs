@@ -6,8 +6,8 @@ use std::time::Duration;
 use funcx_core::contract::{Capacity, ExecutorEvent, PeerId};
 use funcx_core::message::{Message, Role};
 use funcx_core::model::{
-    Function, FunctionKind, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind,
-    TaskId, TaskSpec, Tick, Timestamp,
+    Failure, Function, FunctionKind, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskEvent,
+    TaskEventKind, TaskId, TaskSpec, Tick, Timestamp,
 };
 use funcx_core::state::{
     DispatcherLimits, JournalEntry, LaneId, Ledger, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput,
@@ -342,4 +342,87 @@ fn draining_hands_back_what_has_not_begun_and_ends_with_the_rest() {
     assert_eq!(pair.service.peers().count(), 0, "it has said goodbye");
     assert_eq!(pair.service.load(LaneId(0)).queued, 2, "and nothing is lost or counted");
     assert!(!matches!(pair.service.poll_output(), Some(NodeOutput::Send(_, Message::Ping(_)))));
+}
+
+#[test]
+fn attempts_lost_while_the_service_is_away_are_counted_there_once() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.submit(vec![task(1, 3)]);
+    pair.write();
+    pair.service.handle_closed(LinkId(pair.link), at(1));
+    pair.endpoint.handle_closed_above();
+    for (attempt, code) in [(1, Failure::LEASE_LOST), (2, "WorkerLost")] {
+        let lost = Task { attempt, ..task(1, 3) };
+        let lost = Outcome::failed(&lost, OutcomeKind::Lost, &Failure::new(code, "it crashed"));
+        pair.endpoint.handle_executor(pair.executor, ExecutorEvent::Outcomes(vec![lost]), at(1));
+        pair.settle();
+        pair.write();
+    }
+    assert_eq!(pair.told, ["run 1 1", "run 1 2", "run 1 3"]);
+    let (lease_lost, lost) = (TaskEventKind::LeaseLost, TaskEventKind::Lost);
+    for connection in 1..=2 {
+        pair.connect();
+        let told: Vec<_> = pair.events.iter().map(|event| (event.attempt.number, event.kind)).collect();
+        assert_eq!(told, [(1, lease_lost), (2, lost)], "connection {connection}");
+        assert_eq!(pair.service.progress(TaskId::from_u128(1)).map(|(attempt, _)| attempt), Some(3));
+        pair.service.handle_closed(LinkId(pair.link), at(2));
+        pair.endpoint.handle_closed_above();
+    }
+    // The endpoint is destroyed: one attempt is left, since one of the three did not count.
+    pair.service.handle_dead(Uuid::from_u128(1), "its machine burned", at(3));
+    pair.settle();
+    assert_eq!(pair.service.progress(TaskId::from_u128(1)).map(|(attempt, _)| attempt), Some(4));
+    assert_eq!(pair.ended(), []);
+}
+
+#[test]
+fn what_was_withheld_for_a_peer_that_died_has_not_begun() {
+    let mut endpoint = node(Some(identity(7, 1, 100)));
+    let mut records = Vec::new();
+    let mut manager = |endpoint: &mut Node, number: u64, tasks: &mut Vec<(u32, TaskId)>, write: bool| {
+        let identity = UplinkIdentity {
+            role: Role::Manager,
+            node: Uuid::from_u128(number.into()),
+            ..identity(number, 0, number)
+        };
+        let mut manager = node(Some(identity));
+        manager.attach_executor(LaneId(0), Capacity { slots: 1, prefetch: 0 });
+        endpoint.handle_accepted(LinkId(number), at(0));
+        manager.handle_connected_above(at(0));
+        for _ in 0..9 {
+            while let Some(output) = manager.poll_output() {
+                match output {
+                    NodeOutput::SendUp(message) => endpoint.handle_message(LinkId(number), message, at(0)),
+                    NodeOutput::Record(id, _) => manager.recorded(id),
+                    NodeOutput::Run(_, run) => tasks.extend(run.iter().map(|task| (task.attempt, task.id))),
+                    _ => {}
+                }
+            }
+            while let Some(output) = endpoint.poll_output() {
+                match output {
+                    NodeOutput::Send(_, message) => manager.handle_message_above(message, at(0)),
+                    NodeOutput::Authorize(link, _) => endpoint.admit(link, LaneId(0), at(0)),
+                    NodeOutput::Record(id, entries) => records.push((id, entries)),
+                    _ => {}
+                }
+            }
+            if write {
+                records.iter().for_each(|(id, _)| endpoint.recorded(*id));
+            }
+        }
+        records.iter().flat_map(|(_, entries)| entries).cloned().collect::<Vec<_>>()
+    };
+    let mut begun = Vec::new();
+    assert!(endpoint.submit(LaneId(0), vec![task(1, 1)], at(0)).is_empty());
+    manager(&mut endpoint, 2, &mut begun, false);
+    assert_eq!(endpoint.load(LaneId(0)).leased, 1);
+    endpoint.handle_dead(Uuid::from_u128(2), "it was killed", at(1));
+    assert_eq!((endpoint.load(LaneId(0)).queued, &begun[..]), (1, &[][..]), "even if it may begin only once");
+    let journal = manager(&mut endpoint, 3, &mut begun, true);
+    assert_eq!(begun, [(1, TaskId::from_u128(1))]);
+    let once = vec![task(1, 1).attempt_id()];
+    let (leased, started) = (JournalEntry::Leased(once.clone()), JournalEntry::Started(once.clone()));
+    let returned = JournalEntry::Returned(once);
+    assert_eq!(journal, [leased.clone(), started.clone(), returned, leased, started]);
 }

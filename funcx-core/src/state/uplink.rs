@@ -9,8 +9,12 @@ use crate::message::{
     Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, WireAttempt, WireTaskEvent,
 };
 use crate::model::{
-    AttemptId, Function, FunctionHash, IdMap, Now, Outcome, Task, TaskEvent, TaskId, Tick, limit,
+    AttemptId, Function, FunctionHash, IdMap, Now, Outcome, Task, TaskEvent, TaskEventKind, TaskId, Tick,
+    limit,
 };
+
+/// Attempts at a task that are said to be lost when a connection opens.
+const MOST_LOST: u32 = 256;
 
 /// Who dials.
 #[derive(Clone)]
@@ -73,12 +77,29 @@ pub struct Uplink {
     last_heard: Tick,
     silence: Duration,
     functions: IdMap<FunctionHash, Arc<Function>>,
-    held: IdMap<TaskId, u32>,
+    held: IdMap<TaskId, Held>,
     outbox: VecDeque<OutcomeBatch>,
     next_sequence: u64,
     capacity: Capacity,
     messages: VecDeque<Message>,
     events: VecDeque<UplinkEvent>,
+}
+
+/// How a task is known above and here.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// The number by which the node above gave us the attempt.
+    given: u32,
+    /// The number of the attempt that is made now; higher if attempts were lost here.
+    current: u32,
+    /// Those of the lost attempts that do not count.
+    granted: u32,
+}
+
+impl Held {
+    const fn new(given: u32) -> Self {
+        Self { given, current: given, granted: 0 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +144,7 @@ impl Uplink {
 
     /// The number by which the node above gave us an attempt at this task.
     pub fn given(&self, task: TaskId) -> Option<u32> {
-        self.held.get(&task).copied()
+        self.held.get(&task).map(|held| held.given)
     }
 
     /// A connection to the node above is there.
@@ -164,7 +185,7 @@ impl Uplink {
             (State::Closed, _) => {}
             (State::Greeting, Message::Welcome(welcome)) => {
                 self.silence = welcome.silence;
-                self.open();
+                self.open(now);
             }
             (State::Greeting, Message::Refused(refused)) => {
                 self.events.push_back(UplinkEvent::Refused(refused));
@@ -197,7 +218,10 @@ impl Uplink {
             (State::Open, Message::Tasks(batch)) => {
                 match batch.into_tasks(now.tick, |hash| self.functions.get(&hash).map(Arc::clone)) {
                     Ok(tasks) => {
-                        self.held.extend(tasks.iter().map(|task| (task.id, task.attempt)));
+                        for task in &tasks {
+                            let held = self.held.entry(task.id).or_insert(Held::new(task.attempt));
+                            (held.given, held.current) = (task.attempt, held.current.max(task.attempt));
+                        }
                         self.events.push_back(UplinkEvent::Tasks(tasks));
                     }
                     Err(Some(hash)) => self.fail(&format!("task for function {hash}, which was not sent")),
@@ -234,13 +258,13 @@ impl Uplink {
     pub fn restore(&mut self, outbox: Vec<OutcomeBatch>, next_sequence: u64) {
         self.next_sequence = next_sequence.max(1);
         let heads = outbox.iter().flat_map(|batch| &batch.heads);
-        self.held.extend(heads.map(|head| (head.task, head.attempt)));
+        self.held.extend(heads.map(|head| (head.task, Held::new(head.attempt))));
         self.outbox.extend(outbox);
     }
 
     /// Holds an attempt that came in an earlier life.
     pub fn hold(&mut self, attempt: AttemptId) {
-        self.held.insert(attempt.task, attempt.number);
+        self.held.insert(attempt.task, Held::new(attempt.number));
     }
 
     /// Attempts ended here. Kept until acknowledged, in batches from the sequence number that is returned.
@@ -272,8 +296,23 @@ impl Uplink {
         self.outbox.range(before..)
     }
 
-    /// What happened to attempts that have not ended. Said once and not repeated.
+    /// What happened to attempts that have not ended. Which of them were lost is said again by each connection, since the
+    /// node above counts them; the rest is said once.
     pub fn tell(&mut self, events: Vec<TaskEvent>) {
+        for TaskEvent { attempt, kind, .. } in &events {
+            let next = attempt.number.saturating_add(1);
+            if let TaskEventKind::Lost | TaskEventKind::LeaseLost = kind
+                && let Some(held) = self.held.get_mut(&attempt.task)
+                && next > held.current
+            {
+                held.current = next;
+                held.granted += u32::from(*kind == TaskEventKind::LeaseLost);
+            }
+        }
+        self.send_events(events);
+    }
+
+    fn send_events(&mut self, events: Vec<TaskEvent>) {
         if self.is_open() {
             let mut events = events.into_iter().map(WireTaskEvent::from).peekable();
             while events.peek().is_some() {
@@ -320,13 +359,29 @@ impl Uplink {
         self.events.pop_front()
     }
 
-    /// States what is held, resends what was not acknowledged, and opens.
-    fn open(&mut self) {
+    /// States what is held and what was lost of it, resends what was not acknowledged, and opens.
+    fn open(&mut self, now: Now) {
         self.state = State::Open;
         let held: Vec<_> =
-            self.held.iter().map(|(task, number)| WireAttempt { task: *task, number: *number }).collect();
+            self.held.iter().map(|(task, held)| WireAttempt { task: *task, number: held.given }).collect();
         self.messages.extend(held.chunks(limit::MAX_BATCH_TASKS).map(|chunk| Message::Held(chunk.to_vec())));
         self.messages.push_back(Message::Capacity(self.capacity.into()));
+        let lost = self.held.iter().flat_map(|(task, held)| {
+            let Held { given, current, granted } = *held;
+            // Only the last ones matter if a peer claims to have lost more attempts than there can be.
+            (given.max(current.saturating_sub(MOST_LOST))..current).map(move |number| TaskEvent {
+                attempt: AttemptId { task: *task, number },
+                at: now.wall,
+                kind: match number - given < granted {
+                    true => TaskEventKind::LeaseLost,
+                    false => TaskEventKind::Lost,
+                },
+                actor: String::new(),
+                detail: "lost while the connection was down".to_owned(),
+            })
+        });
+        let lost = lost.collect();
+        self.send_events(lost);
         self.messages.extend(self.outbox.iter().cloned().map(Message::Outcomes));
         self.events.push_back(UplinkEvent::Opened);
     }
@@ -335,7 +390,7 @@ impl Uplink {
         while let Some(batch) = self.outbox.pop_front_if(|batch| batch.sequence <= through) {
             for head in &batch.heads {
                 // A later attempt may have come since.
-                if self.held.get(&head.task).is_some_and(|number| *number <= head.attempt) {
+                if self.held.get(&head.task).is_some_and(|held| held.given <= head.attempt) {
                     self.held.remove(&head.task);
                 }
             }

@@ -603,33 +603,35 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         stale
     }
 
-    /// Attempts that began to run at a peer.
-    pub fn handle_started(&mut self, peer: PeerId, attempt: AttemptId, at: Timestamp) {
-        if let Some(key) = self.index.get(&attempt.task) {
-            let entry = &mut self.tasks[*key as usize];
-            if entry.peer == Some(peer) {
-                entry.started = at;
-                // From now on only its deadline counts.
-                let start_by = std::mem::replace(&mut entry.task.start_by, Tick::NEVER);
-                if start_by != Tick::NEVER && start_by != entry.task.end_by {
-                    self.timers.remove(&(start_by, *key));
-                }
-            }
+    /// An attempt began to run at a peer. Returns whether the peer has it.
+    pub fn handle_started(&mut self, peer: PeerId, attempt: AttemptId, at: Timestamp) -> bool {
+        let Some(key) = self.index.get(&attempt.task) else { return false };
+        let entry = &mut self.tasks[*key as usize];
+        if entry.peer != Some(peer) {
+            return false;
         }
+        entry.started = at;
+        // From now on only its deadline counts.
+        let start_by = std::mem::replace(&mut entry.task.start_by, Tick::NEVER);
+        if start_by != Tick::NEVER && start_by != entry.task.end_by {
+            self.timers.remove(&(start_by, *key));
+        }
+        true
     }
 
-    /// A peer has lost this attempt and goes on with the next one itself. Its number is that of the lease from now on.
-    pub fn handle_lost(&mut self, peer: PeerId, attempt: AttemptId, counted: bool) {
-        let Some(key) = self.index.get(&attempt.task) else { return };
+    /// A peer has lost this attempt and goes on with the next one itself, which is that of the lease from now on.
+    /// Returns whether that is news: peers say it once more when they are back.
+    pub fn handle_lost(&mut self, peer: PeerId, attempt: AttemptId, counted: bool) -> bool {
+        let Some(key) = self.index.get(&attempt.task) else { return false };
         let entry = &mut self.tasks[*key as usize];
-        if entry.peer == Some(peer) && attempt.number >= entry.leased_as {
-            let next = attempt.number.saturating_add(1);
-            if next > entry.task.attempt {
-                entry.task.attempt = next;
-                entry.task.granted += u32::from(!counted);
-            }
-            entry.started = Timestamp::UNSET;
+        let next = attempt.number.saturating_add(1);
+        if entry.peer != Some(peer) || attempt.number < entry.leased_as || next <= entry.task.attempt {
+            return false;
         }
+        entry.task.attempt = next;
+        entry.task.granted += u32::from(!counted);
+        entry.started = Timestamp::UNSET;
+        true
     }
 
     /// Attempts that ended at a peer. Those that it has no lease for are dropped and counted.

@@ -118,7 +118,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
         }
         self.dispatcher.set_present(peer, true);
         self.dispatcher.set_ends_at(peer, ends_at);
-        self.withdraw(peer);
+        // What was withheld for it is missing from what it holds.
+        let _ = self.withdraw(peer);
         let stale = self.dispatcher.reconcile(peer, held, now);
         if let Some(entry) = self.links.get_mut(&link) {
             entry.session.send_abandon(&stale);
@@ -159,7 +160,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
     pub(super) fn lose(&mut self, peer: PeerId, end: End, reason: &str, now: Now) {
         let Some(Peer::Remote { mut info, link, .. }) = self.peers.remove(&peer) else { return };
         self.by_node.remove(&info.node);
-        self.withdraw(peer);
+        let withheld = self.withdraw(peer);
+        self.dispatcher.handle_given_back(peer, &withheld, now);
         self.link_counters.lost += 1;
         let reason = &format!("{}: {reason}", info.name);
         // Its place may be taken by another process, to which acknowledgements for this one mean nothing.
@@ -210,26 +212,25 @@ impl<P: PlacementPolicy + Default> Node<P> {
         }
     }
 
-    /// What happened to attempts at a peer.
+    /// What happened to attempts at a peer; what it does not have, or what was told before, is of no interest.
     pub(super) fn events(&mut self, peer: PeerId, mut events: Vec<TaskEvent>) {
         let name = match self.peers.get(&peer) {
             Some(Peer::Remote { info, .. }) => info.name.as_str(),
             Some(Peer::Executor { .. }) | None => "",
         };
-        for event in &mut events {
-            match event.kind {
-                TaskEventKind::Started => self.dispatcher.handle_started(peer, event.attempt, event.at),
-                kind @ (TaskEventKind::Lost | TaskEventKind::LeaseLost) => {
-                    let counted = kind == TaskEventKind::Lost;
-                    self.dispatcher.handle_lost(peer, event.attempt, counted);
-                }
-                TaskEventKind::CancelRequested => {}
-            }
+        events.retain_mut(|event| {
             if event.kind != TaskEventKind::Started && event.actor.is_empty() {
                 // Who noticed it first is told; what everybody above passes on is not.
                 event.actor.push_str(name);
             }
-        }
+            match event.kind {
+                TaskEventKind::Started => self.dispatcher.handle_started(peer, event.attempt, event.at),
+                TaskEventKind::Lost => self.dispatcher.handle_lost(peer, event.attempt, true),
+                TaskEventKind::LeaseLost => self.dispatcher.handle_lost(peer, event.attempt, false),
+                // Nobody asks from below.
+                TaskEventKind::CancelRequested => false,
+            }
+        });
         self.record_events(&events);
         self.tell(events);
     }

@@ -120,17 +120,27 @@ impl<P: PlacementPolicy + Default> Node<P> {
         }
     }
 
-    /// What was withheld for a peer does not reach it any more: its leases are looked at anew.
-    pub(super) fn withdraw(&mut self, peer: PeerId) {
+    /// What was withheld for a peer does not reach it any more. Returns the attempts: they have certainly not begun.
+    pub(super) fn withdraw(&mut self, peer: PeerId) -> Vec<AttemptId> {
+        let mut withdrawn = Vec::new();
         if let Some(recorder) = &mut self.recorder {
             recorder.leases.retain(|withheld| match withheld {
-                Withheld::Tasks(_, _, to, _) | Withheld::Stop(to, ..) => *to != peer,
+                Withheld::Tasks(_, _, to, tasks) if *to == peer => {
+                    withdrawn.extend(tasks.iter().map(Task::attempt_id));
+                    false
+                }
+                Withheld::Tasks(..) => true,
+                Withheld::Stop(to, ..) => *to != peer,
             });
             for (_, _, source) in &mut recorder.outcomes {
                 // Its place may be taken by another process, to which acknowledgements for this one mean nothing.
                 source.take_if(|(sender, _)| *sender == peer);
             }
         }
+        if !withdrawn.is_empty() {
+            self.record_returned(&withdrawn);
+        }
+        withdrawn
     }
 
     pub(super) fn record_leases(&mut self, peer: PeerId, tasks: Vec<Task>) {
