@@ -106,8 +106,10 @@ impl Writer {
         Some(counts)
     }
 
-    /// Removes the file, for good once this returns.
+    /// Removes the file of a closed journal, for good once this returns.
     pub(super) fn remove(&self) -> io::Result<()> {
+        // A compaction that is under way must not put another one in its place.
+        let _state = self.state.lock();
         std::fs::remove_file(self.directory.journal())?;
         self.directory.sync()
     }
@@ -245,6 +247,11 @@ impl Writer {
         new.sync_all()?;
         let synced = bytes;
         let mut state = self.state.lock();
+        if state.closed {
+            // Its file may be gone already.
+            self.directory.discard_draft();
+            return Ok(live);
+        }
         bytes += copy(&mut old, copied, state.end, &new)?;
         self.directory.adopt_draft()?;
         state.end = bytes;
