@@ -62,7 +62,7 @@ impl Doorkeeper {
 pub(super) enum ProviderAnswer {
     Submitted(BlockId, Result<JobId>),
     Status(Result<BTreeMap<JobId, JobStatus>>),
-    Cancelled(Result<()>),
+    Cancelled(Vec<JobId>, Result<()>),
 }
 
 /// A request to the provider that is under way.
@@ -93,6 +93,8 @@ struct Block {
     job: Option<JobId>,
     /// We gave it back, so that its end is no news.
     leaving: bool,
+    /// The provider did not take it back; it is asked again when it is next asked for states.
+    kept: bool,
 }
 
 impl Blocks {
@@ -218,15 +220,19 @@ impl Blocks {
                     .filter(|(_, status)| status.state.is_final())
                     .map(|(id, status)| (id, describe(status)))
                     .collect();
-                (ended.into_iter().filter_map(|(id, reason)| self.end(id, reason, now)).collect(), None)
+                let ended = ended.into_iter().filter_map(|(id, reason)| self.end(id, reason, now)).collect();
+                (ended, self.cancel_kept())
             }
             ProviderAnswer::Status(Err(error)) => {
                 tracing::warn!(%error, "cannot ask for the state of blocks");
                 (Vec::new(), None)
             }
-            ProviderAnswer::Cancelled(Ok(())) => (Vec::new(), None),
-            ProviderAnswer::Cancelled(Err(error)) => {
-                tracing::warn!(%error, "cannot give a block back");
+            ProviderAnswer::Cancelled(_, Ok(())) => (Vec::new(), None),
+            ProviderAnswer::Cancelled(jobs, Err(error)) => {
+                tracing::warn!(%error, ?jobs, "cannot give blocks back, trying again later");
+                for block in self.blocks.values_mut() {
+                    block.kept |= block.job.as_ref().is_some_and(|job| jobs.contains(job));
+                }
                 (Vec::new(), None)
             }
         }
@@ -257,7 +263,7 @@ impl Blocks {
     /// Makes the identity and the secret of a block, and the command that starts its manager.
     fn prepare(&mut self, id: BlockId) -> Result<Command> {
         let manager = ManagerId::from_random(u128::from_ne_bytes(random()?));
-        self.blocks.insert(id, Block { manager, job: None, leaving: false });
+        self.blocks.insert(id, Block { manager, job: None, leaving: false, kept: false });
         let secret = random::<SECRET_BYTES>()?.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let command = self.launcher.launch(self.template.command(id, manager, &secret), 1)?;
         self.door.let_in(manager, secret);
@@ -271,9 +277,21 @@ impl Blocks {
         Some(self.cancel_jobs(vec![job]))
     }
 
+    /// Asks once more to take back what the provider has not.
+    fn cancel_kept(&mut self) -> Option<ProviderRequest> {
+        let blocks = self.blocks.values_mut();
+        let kept = blocks.filter_map(|block| block.job.clone().filter(|_| std::mem::take(&mut block.kept)));
+        let jobs: Vec<JobId> = kept.collect();
+        (!jobs.is_empty()).then(|| self.cancel_jobs(jobs))
+    }
+
     fn cancel_jobs(&self, jobs: Vec<JobId>) -> ProviderRequest {
         let provider = Arc::clone(&self.provider);
-        async move { ProviderAnswer::Cancelled(provider.cancel(&jobs).await) }.boxed()
+        async move {
+            let cancelled = provider.cancel(&jobs).await;
+            ProviderAnswer::Cancelled(jobs, cancelled)
+        }
+        .boxed()
     }
 
     fn end(&mut self, id: BlockId, reason: String, now: Tick) -> Option<EndedBlock> {
@@ -311,4 +329,88 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
             .with_source(error.to_string())
     })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use funcx_core::ErrorKind;
+    use funcx_core::contract::ProviderCapability;
+    use funcx_provider::launcher::SimpleLauncher;
+    use futures::executor::block_on;
+    use futures::future::{pending, ready};
+
+    use crate::config::EndpointConfig;
+
+    /// Does not take blocks back at first.
+    #[derive(Default)]
+    struct Stubborn {
+        asked: AtomicU32,
+    }
+
+    impl Provider for Stubborn {
+        fn capability(&self) -> ProviderCapability {
+            ProviderCapability { name: "stubborn", max_status_batch: 8, max_nodes: 1 }
+        }
+
+        fn submit<'a>(&'a self, _: &'a BlockRequest) -> BoxFuture<'a, Result<JobId>> {
+            ready(Ok(JobId("7".to_owned()))).boxed()
+        }
+
+        fn status<'a>(&'a self, jobs: &'a [JobId]) -> BoxFuture<'a, Result<BTreeMap<JobId, JobStatus>>> {
+            let running = JobStatus { state: JobState::Running, reason: None };
+            ready(Ok(jobs.iter().map(|job| (job.clone(), running.clone())).collect())).boxed()
+        }
+
+        fn cancel<'a>(&'a self, _: &'a [JobId]) -> BoxFuture<'a, Result<()>> {
+            let first = self.asked.fetch_add(1, Ordering::Relaxed) == 0;
+            let busy = || Err(Error::new(ErrorKind::Unavailable, "cancel jobs", "the scheduler is busy"));
+            ready(if first { busy() } else { Ok(()) }).boxed()
+        }
+
+        fn changed(&self) -> BoxFuture<'_, ()> {
+            pending().boxed()
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_not_taken_back_is_given_back_again() {
+        let read = EndpointConfig::parse("worker_command: [/opt/w]").unwrap();
+        let address = "unix:/run/s".parse().unwrap();
+        let id = funcx_core::model::EndpointId::from_u128(1);
+        let template = ManagerTemplate::new(&read.config, id, address, Path::new("/home/e")).unwrap();
+        let provider = Arc::new(Stubborn::default());
+        let mut blocks = Blocks::new(
+            BlockPolicy::default(),
+            Arc::clone(&provider) as _,
+            Arc::new(SimpleLauncher),
+            template,
+            None,
+            Doorkeeper::default(),
+        );
+        let now = Tick::ZERO;
+        let mut requests = blocks.handle_load(1, now);
+        let answer = |blocks: &mut Blocks, request| {
+            let (ended, next) = blocks.handle_answer(block_on(request), now);
+            assert_eq!(ended, []);
+            next
+        };
+        let submitted = requests.pop().expect("one block is asked for");
+        let status = answer(&mut blocks, submitted).expect("a new block is looked at");
+        assert!(answer(&mut blocks, status).is_none());
+
+        let cancel = blocks.cancel_all().expect("there is a block");
+        assert!(answer(&mut blocks, cancel).is_none(), "not at once: the scheduler is busy");
+        for asked in [2, 2] {
+            let status = blocks.status().expect("it is there still");
+            if let Some(again) = answer(&mut blocks, status) {
+                assert!(answer(&mut blocks, again).is_none());
+            }
+            assert_eq!(provider.asked.load(Ordering::Relaxed), asked);
+        }
+    }
 }
