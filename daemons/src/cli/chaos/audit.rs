@@ -14,6 +14,8 @@ pub(super) enum Promise {
     NothingLost,
     /// Everybody sees the same outcome, and once.
     OneOutcome,
+    /// Who follows a task group is told of every outcome.
+    FollowersTold,
     /// No more executions begin than the outcome records attempts.
     CountedAttempts,
     /// A task with one attempt begins once at most.
@@ -105,6 +107,15 @@ impl<'a> Checker<'a> {
         if let Some((_, seen, other)) = task.endings.iter().find(|(_, _, ending)| ending != first) {
             let said = format!("two outcomes: {first:?}, and {other:?} ({seen:?})");
             self.broken(Promise::OneOutcome, Some(id), said);
+        }
+        if self.accounts.ended
+            && task.is_listed()
+            && self.call_of(task).is_some_and(|call| call.task == Some(id))
+        {
+            let told = task.endings.iter().any(|(_, seen, _)| *seen == Seen::Stream);
+            if !told {
+                self.broken(Promise::FollowersTold, Some(id), "no stream has told of its outcome");
+            }
         }
         for seen in [Seen::Handle, Seen::Stream, Seen::List] {
             let times = task.endings.iter().filter(|(_, by, _)| *by == seen).count();
@@ -317,7 +328,7 @@ mod tests {
             events.push(Event::Cancel { number: 1, tasks: vec![TASK], group: None });
             events.push(Event::Cancelled { number: 1, cancelled: 1, unknown: 0 });
         }
-        for seen in [Seen::Handle, Seen::List] {
+        for seen in [Seen::Handle, Seen::Stream, Seen::List] {
             events.push(Event::Outcome { task: TASK, seen, ending: ending.clone() });
         }
         events.extend([Event::Listed { tasks: 1 }, Event::Ended]);
@@ -401,16 +412,19 @@ mod tests {
     fn a_second_outcome_and_a_missing_one_are_found() {
         let returned = ending(OutcomeKind::Returned, 1);
         let mut two = lines(3, false, &returned);
-        two[3] = Event::Outcome { task: TASK, seen: Seen::List, ending: ending(OutcomeKind::Lost, 1) };
+        two[4] = Event::Outcome { task: TASK, seen: Seen::List, ending: ending(OutcomeKind::Lost, 1) };
         assert_eq!(promises_broken(two, &ONCE), [Promise::OneOutcome]);
         let mut repeated = lines(3, false, &returned);
         repeated.push(repeated[2].clone());
         assert_eq!(promises_broken(repeated, &ONCE), [Promise::OneOutcome]);
         let mut forgotten = lines(3, false, &returned);
-        forgotten.remove(3);
+        forgotten.remove(4);
         assert_eq!(promises_broken(forgotten, &ONCE), [Promise::NothingLost]);
+        let mut untold = lines(3, false, &returned);
+        untold.remove(3);
+        assert_eq!(promises_broken(untold, &ONCE), [Promise::FollowersTold]);
         let mut unfinished = lines(3, true, &returned);
-        unfinished.drain(4..6);
+        unfinished.drain(4..7);
         unfinished.push(Event::Unfinished { task: TASK, status: "queued".to_owned() });
         assert_eq!(promises_broken(unfinished, &[]), [Promise::NothingLost, Promise::CancelConfirmed]);
     }

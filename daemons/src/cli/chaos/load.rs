@@ -1,6 +1,11 @@
 //! The load: calls at a steady rate, as the client of a service makes them.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use funcx_core::model::{EndpointId, FunctionId, TaskGroupId, TaskId};
@@ -55,7 +60,16 @@ pub(super) struct Load {
     history: History,
     /// Tasks that a later request may cancel.
     running: Mutex<Vec<TaskId>>,
+    /// Accepted tasks of whose outcomes no stream has told yet, and tasks of which one has.
+    unheard: Mutex<Heard>,
     cancels: Mutex<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    accepted: HashSet<TaskId>,
+    /// A stream may be faster than the answer to the submission.
+    early: HashSet<TaskId>,
 }
 
 /// A function that writes down, with one write each, when it begins and ends.
@@ -99,6 +113,7 @@ impl Load {
             function: function.function_id,
             history,
             running: Mutex::default(),
+            unheard: Mutex::default(),
             cancels: Mutex::default(),
         }))
     }
@@ -160,8 +175,12 @@ impl Load {
             }
         }
         calls.shutdown().await;
+        self.list(&phases).await?;
+        while !self.unheard.lock().accepted.is_empty() && !phases.patience_over.is_cancelled() {
+            tokio::time::sleep(PAUSE).await;
+        }
         watching.abort();
-        self.list(&phases).await
+        Ok(())
     }
 
     /// One call, from its submission to its outcome. `many`: it is cancelled together with others.
@@ -183,7 +202,7 @@ impl Load {
                 return Ok(());
             }
         };
-        self.history.record(Event::Accepted { key, task });
+        self.accepted(key, task);
         self.running.lock().push(task);
         let cancelling = async {
             if let Some(delay) = cancel {
@@ -229,7 +248,7 @@ impl Load {
             }
         };
         for (key, task) in keys.into_iter().zip(&submitted.tasks) {
-            self.history.record(Event::Accepted { key, task: *task });
+            self.accepted(key, *task);
         }
         let cancelling = async {
             if let Some(delay) = cancel {
@@ -327,6 +346,14 @@ impl Load {
         }
     }
 
+    fn accepted(&self, key: String, task: TaskId) {
+        self.history.record(Event::Accepted { key, task });
+        let mut heard = self.unheard.lock();
+        if !heard.early.remove(&task) {
+            heard.accepted.insert(task);
+        }
+    }
+
     fn saw(&self, task: &TaskView, seen: Seen) {
         let Some(kind) = task.outcome else { return };
         let said = match &task.failure {
@@ -335,6 +362,12 @@ impl Load {
         };
         let ending = Ending { kind, attempt: task.attempt.unwrap_or_default(), said };
         self.history.record(Event::Outcome { task: task.task_id, seen, ending });
+        if seen == Seen::Stream {
+            let mut heard = self.unheard.lock();
+            if !heard.accepted.remove(&task.task_id) {
+                heard.early.insert(task.task_id);
+            }
+        }
     }
 }
 
