@@ -14,6 +14,14 @@ use super::malformed;
 const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<{ limit::MAX_FRAME_HEADER_BYTES }>> =
     bincode::config::standard().with_limit::<{ limit::MAX_FRAME_HEADER_BYTES }>();
 
+/// Length up to which a header is a small one.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// For small headers. A text is given the room that it claims before it is read, so what may be claimed depends on what
+/// there is: a decoded number is up to 16 times as long as an encoded one.
+const SMALL: Configuration<LittleEndian, Varint, Limit<{ 16 * SMALL_BYTES }>> =
+    bincode::config::standard().with_limit::<{ 16 * SMALL_BYTES }>();
+
 /// Appends the header to `buffer` and returns its length.
 pub(super) fn write(header: &impl Serialize, buffer: &mut Vec<u8>) -> Result<u32> {
     let start = buffer.len();
@@ -33,8 +41,12 @@ pub(super) fn write(header: &impl Serialize, buffer: &mut Vec<u8>) -> Result<u32
 
 /// The header that fills `bytes`.
 pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let (header, length) = bincode::serde::decode_from_slice(bytes, CONFIGURATION)
-        .map_err(|error| malformed("the header does not decode").with_source(error))?;
+    let decoded = match bytes.len() {
+        ..=SMALL_BYTES => bincode::serde::decode_from_slice(bytes, SMALL),
+        _ => bincode::serde::decode_from_slice(bytes, CONFIGURATION),
+    };
+    let (header, length) =
+        decoded.map_err(|error| malformed("the header does not decode").with_source(error))?;
     match bytes.len() - length {
         0 => Ok(header),
         left => Err(malformed("the header has bytes left over").with_context("left_bytes", left)),
