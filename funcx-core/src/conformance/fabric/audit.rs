@@ -2,7 +2,7 @@
 
 use super::store::task_number;
 use super::{Fabric, Place, note};
-use crate::model::{AttemptId, OutcomeKind, Task, limit};
+use crate::model::{OutcomeKind, Task, limit};
 
 /// What was seen of a task, apart from what the store believes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -11,8 +11,6 @@ pub(super) struct Seen {
     starts: u16,
     /// The highest number of an attempt that began, or of the outcome.
     highest_attempt: u16,
-    /// How often its worker crashed.
-    crashes: u16,
     asked_to_stop: bool,
 }
 
@@ -30,13 +28,6 @@ pub(super) struct Losses {
     pub(super) endpoints: u32,
     /// Nodes that the node above gave up, dead or not.
     pub(super) peers: u32,
-}
-
-impl Seen {
-    /// How many attempts there may have been. A manager that is given up may have made some of which nobody else heard.
-    const fn attempts(self, losses: Losses) -> u16 {
-        self.highest_attempt + if losses.peers + losses.endpoints > 0 { self.crashes } else { 0 }
-    }
 }
 
 impl Losses {
@@ -65,7 +56,7 @@ impl Fabric {
         seen.starts += 1;
         let Seen { starts, highest_attempt, outcome, .. } = *seen;
         seen.highest_attempt = highest_attempt.max(attempt.number as u16);
-        let known = seen.attempts(losses);
+        let known = seen.highest_attempt;
         let wrong = if !accepted {
             "runs although it was not accepted"
         } else if task.granted > limit::MAX_GRANTED || attempt.number > most + limit::MAX_GRANTED {
@@ -83,11 +74,6 @@ impl Fabric {
             return;
         };
         self.broken(format!("task {number} {wrong}: attempt {} at p{place}, start {starts}", attempt.number));
-    }
-
-    /// The worker of an attempt crashes.
-    pub(super) fn crashes(&mut self, attempt: AttemptId) {
-        self.seen[task_number(attempt.task) as usize].crashes += 1;
     }
 
     /// Somebody cancels a task.
@@ -112,7 +98,7 @@ impl Fabric {
             seen.highest_attempt = least.max(attempt as u16);
         }
         let Seen { starts, asked_to_stop, .. } = *seen;
-        let known = seen.attempts(self.losses);
+        let known = seen.highest_attempt;
         self.last_progress = self.now;
         let soonest = limits.ttl.into_iter().chain(limits.deadline).min();
         let wrong = match (earlier, record.accepted) {

@@ -94,9 +94,6 @@ impl Fabric {
                 && let Some(running) = process.running.remove(&task)
             {
                 let attempt = AttemptId { task, number: running.attempt };
-                if end == End::Crashes {
-                    self.crashes(attempt);
-                }
                 outcomes.push(outcome(&self.spare, attempt, end));
             }
         }
@@ -150,7 +147,6 @@ impl Fabric {
             .map(|(task, running)| AttemptId { task, number: running.attempt })
             .collect();
         crashed.sort_unstable();
-        crashed.iter().for_each(|attempt| self.crashes(*attempt));
         let outcomes =
             crashed.into_iter().map(|attempt| outcome(&self.spare, attempt, End::Crashes)).collect();
         self.executor_says(place, outcomes);
