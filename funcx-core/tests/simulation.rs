@@ -47,6 +47,21 @@ fn whatever_happens_every_promise_holds() {
 }
 
 #[test]
+fn no_task_is_given_to_a_block_that_ends_before_it() {
+    let blocks = FabricConfig {
+        block_millis: 30_000,
+        longest_task_millis: 9_000,
+        submit_millis: 60_000,
+        varied: 1,
+        ..FabricConfig::default()
+    };
+    let reports: Vec<_> = (0..20).map(|seed| holds(blocks, seed)).collect();
+    assert!(reports.iter().all(|report| report.ended() == 60));
+    let beyond = reports.iter().filter(|report| report.elapsed > Duration::from_secs(30)).count();
+    assert!(beyond > 10, "first blocks have ended in {beyond} runs");
+}
+
+#[test]
 fn every_kind_of_fault_comes_and_is_survived() {
     for kind in FaultKind::ALL {
         let mut faults = 0;

@@ -42,6 +42,8 @@ pub(super) enum Input {
     Retry,
     Dead(Uuid),
     Exit,
+    /// The walltime of its block is over.
+    BlockEnds,
     Wire(WireId, Arrival),
 }
 

@@ -1,8 +1,15 @@
 //! What must hold, whatever happens.
 
+use std::time::Duration;
+
+use super::network::Wire;
 use super::store::task_number;
-use super::{Fabric, Place, note};
-use crate::model::{OutcomeKind, Task, limit};
+use super::{Fabric, Place, WireId, note};
+use crate::message::Message;
+use crate::model::{OutcomeKind, Task, Tick, limit};
+
+/// Longest time until a node above has heard how long a block lasts, when nothing is in the way.
+const HEARING: Duration = Duration::from_millis(3);
 
 /// What was seen of a task, apart from what the store believes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -18,6 +25,8 @@ pub(super) struct Seen {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Losses {
     pub(super) lossless: bool,
+    /// Whether nobody is late: what is decided is said at once, and heard soon.
+    pub(super) punctual: bool,
     /// Whether connections break: what ends while its node is away is stopped when that is back.
     pub(super) cuts: bool,
     /// Whether endpoints keep journals.
@@ -74,6 +83,23 @@ impl Fabric {
             return;
         };
         self.broken(format!("task {number} {wrong}: attempt {} at p{place}, start {starts}", attempt.number));
+    }
+
+    /// A node gives tasks to the one below: none that outlives it.
+    pub(super) fn gives(&mut self, wire: WireId, message: &Message) {
+        let Message::Tasks(batch) = message else { return };
+        let Some(Wire { lower: (place, life), .. }) = self.wires.get(wire) else { return };
+        let ends_at = self.processes[*place].ends_at;
+        if !self.losses.punctual || ends_at == Tick::NEVER || !self.is_alive(*place, *life) {
+            return;
+        }
+        let place = *place;
+        for head in &batch.heads {
+            let number = task_number(head.task);
+            if self.store.walltime(number).is_some_and(|walltime| self.now + walltime > ends_at + HEARING) {
+                self.broken(format!("task {number} is given to p{place}, whose block ends before it would"));
+            }
+        }
     }
 
     /// Somebody cancels a task.

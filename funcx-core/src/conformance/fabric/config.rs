@@ -79,6 +79,9 @@ config! {
     varied = 0;
     /// Whether endpoints keep journals; 0 or 1.
     journals = 0;
+    /// Longest time that the blocks of managers last, each at least two thirds of it: when one is over its manager is
+    /// killed. 0 if they last for ever.
+    block_millis = 0;
     /// Attempts in a thousand whose worker crashes.
     crashes_per_mille = 50;
     /// Faults in all.
@@ -133,6 +136,8 @@ impl FabricConfig {
                 _ => below(u32::MAX),
             },
             journals: below(2),
+            // Tasks that say how long they take must fit into a block.
+            block_millis: [0, 0, 60_000][below(3) as usize],
             ..Self::default()
         }
     }

@@ -73,6 +73,8 @@ impl FabricReport {
 }
 
 /// Virtual time without an outcome or a step after which a fabric that has not finished is stuck.
+/// Time until there is a new block.
+const BLOCK_PAUSE_MILLIS: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// Wake-ups of a node at one instant after which it is taken to spin.
 const SPINS: u32 = 10_000;
@@ -160,14 +162,15 @@ impl Fabric {
             processes: Vec::new(),
             wires: Vec::new(),
             lives: 0,
-            store: Store::new(config.endpoints, config.tasks, config.max_attempts),
+            store: Store::new(&config),
             journals: (0..if config.journals == 0 { 0 } else { config.endpoints })
                 .map(|endpoint| Journal::new(FIRST_EPOCH + u64::from(endpoint)))
                 .collect(),
             seen: vec![Seen::default(); config.tasks as usize],
             losses: Losses {
                 journals: config.journals != 0,
-                lossless: plan.steps.iter().all(|(_, step)| step.is_lossless()),
+                punctual: plan.steps.iter().all(|(_, step)| step.is_lossless()) && config.journals == 0,
+                lossless: plan.steps.iter().all(|(_, step)| step.is_lossless()) && config.block_millis == 0,
                 cuts: plan.steps.iter().any(|(_, step)| matches!(step, Step::Cut { .. })),
                 ..Losses::default()
             },
@@ -359,6 +362,8 @@ impl Fabric {
             Input::Retry => self.retry(place),
             Input::Dead(node) => self.processes[place].node.handle_dead(node, "its process has ended", now),
             Input::Exit => self.exit(place),
+            // What stands still is killed too, but later than it should be.
+            Input::BlockEnds => self.die(place, false, BLOCK_PAUSE_MILLIS),
             Input::Wire(wire, what) => self.arrive(place, wire, what),
         }
     }
@@ -398,7 +403,10 @@ impl Fabric {
     fn output(&mut self, place: Place, output: NodeOutput) {
         let life = self.processes[place].life;
         match output {
-            NodeOutput::Send(link, message) => self.send(link.0 as usize, DOWN, message),
+            NodeOutput::Send(link, message) => {
+                self.gives(link.0 as usize, &message);
+                self.send(link.0 as usize, DOWN, message);
+            }
             NodeOutput::SendUp(message) => {
                 if let Some(wire) = self.processes[place].up {
                     self.send(wire, UP, message);

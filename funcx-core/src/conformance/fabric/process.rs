@@ -37,6 +37,8 @@ pub(super) struct Process {
     pub(super) up: Option<WireId>,
     pub(super) dials: u32,
     born: Tick,
+    /// When its block is over.
+    pub(super) ends_at: Tick,
     /// Nanoseconds that its wall clock is ahead.
     skew: i64,
     /// Until when what it sends takes longer, and how much.
@@ -109,13 +111,14 @@ impl Fabric {
             // Attempts of which the journal does not know may have begun: a new session.
             (if recovered.complete { recovered.epoch } else { self.lives }, recovered.life)
         });
+        let lasts = self.block_lasts(place, life);
         let identity = above.map(|above| UplinkIdentity {
             role: if above == 0 { Role::Endpoint } else { Role::Manager },
             node: node_id,
             epoch,
             life: journal_life,
             process: self.lives,
-            ends_at: Tick::NEVER,
+            ends_at: if lasts == Duration::MAX { Tick::NEVER } else { Tick::ZERO + FIRST_TICK + lasts },
             credential: String::new(),
             name: format!("p{place}"),
             software: "simulated".to_owned(),
@@ -136,6 +139,7 @@ impl Fabric {
             up: None,
             dials: old.map_or(0, |old| old.dials),
             born: self.now,
+            ends_at: self.now + lasts,
             skew: old.map_or(0, |old| old.skew),
             lag: old.map_or((Tick::ZERO, Duration::ZERO), |old| old.lag),
             blocked: old.map_or([Tick::ZERO; 2], |old| old.blocked),
@@ -158,7 +162,20 @@ impl Fabric {
         } else {
             self.agenda.add(self.now + Duration::from_millis(1), Event::At(place, life, Input::Dial));
         }
+        if lasts != Duration::MAX {
+            self.agenda.add(self.now + lasts, Event::At(place, life, Input::BlockEnds));
+        }
         self.act(place);
+    }
+
+    /// How long the block of a manager lasts.
+    fn block_lasts(&self, place: Place, life: u32) -> Duration {
+        let most = u64::from(self.config.block_millis);
+        if most == 0 || place <= self.config.endpoints as usize {
+            return Duration::MAX;
+        }
+        let draw = self.draw.of(place as u64, 0xb10c_0000 + u64::from(life));
+        Duration::from_millis(most - draw % (most / 3 + 1))
     }
 
     fn node_config(&self, place: Place, uplink: Option<UplinkIdentity>, journal: bool) -> NodeConfig {

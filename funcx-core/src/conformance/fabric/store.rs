@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agenda::{Event, Input};
-use super::{Fabric, note};
+use super::{Fabric, FabricConfig, note};
 use crate::model::{
     Function, IdentityId, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, TaskId, TaskLimits, TaskSpec,
     Tick,
@@ -67,11 +67,12 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(endpoints: u32, tasks: u32, max_attempts: u32) -> Self {
+    pub(super) fn new(config: &FabricConfig) -> Self {
+        let FabricConfig { endpoints, tasks, .. } = *config;
         Self {
             records: vec![Record::default(); tasks as usize],
             queues: (0..endpoints).map(|_| Queue::default()).collect(),
-            specs: (0..128).map(|variant| Arc::new(spec(variant, max_attempts))).collect(),
+            specs: (0..128).map(|variant| Arc::new(spec(variant, config))).collect(),
             last_commit: Tick::ZERO,
             full_until: Tick::ZERO,
             slow: (Tick::ZERO, Duration::ZERO),
@@ -82,6 +83,11 @@ impl Store {
 
     pub(super) fn limits(&self, number: u32) -> TaskLimits {
         self.specs[usize::from(self.records[number as usize].variant)].limits
+    }
+
+    /// How long a task says that it takes.
+    pub(super) fn walltime(&self, number: u32) -> Option<Duration> {
+        self.specs[usize::from(self.records[number as usize].variant)].shape.walltime
     }
 
     /// The service has started: nothing is loaded.
@@ -145,18 +151,20 @@ pub(super) fn task_number(id: TaskId) -> u32 {
     id.as_u128() as u32 - 1
 }
 
-/// What tasks of a variant are like: two bits for the owner, two for the priority, one each for a single attempt, a time
-/// to live and a deadline.
-fn spec(variant: u8, max_attempts: u32) -> TaskSpec {
+/// What tasks of a variant are like: two bits for the owner, one of whom says how long tasks take, two for the priority, one
+/// each for a single attempt, a time to live and a deadline.
+fn spec(variant: u8, config: &FabricConfig) -> TaskSpec {
     let owner = variant & 3;
     let function = Function::native(if owner == 0 { "work" } else { "play" });
     let mut spec = TaskSpec::new(Arc::new(function), IdentityId::from_u128(1 + u128::from(owner)));
     spec.limits = TaskLimits {
-        max_attempts: if variant & 16 == 0 { max_attempts } else { 1 },
+        max_attempts: if variant & 16 == 0 { config.max_attempts } else { 1 },
         priority: [0, 5, -3, 0][usize::from(variant >> 2 & 3)],
         ttl: (variant & 32 != 0).then_some(Duration::from_secs(3)),
         deadline: (variant & 64 != 0).then_some(Duration::from_secs(8)),
     };
+    let longest = Duration::from_millis(config.longest_task_millis.into());
+    spec.shape.walltime = (owner == 3).then_some(longest + Duration::from_millis(1));
     spec
 }
 
