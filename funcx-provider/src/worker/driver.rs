@@ -10,7 +10,11 @@ use bytes::Bytes;
 use funcx_core::contract::ExecutorSink;
 use funcx_core::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Tick, Timestamp};
 use funcx_core::{contract::ExecutorEvent, model::Result};
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sys::signal::{Signal as NixSignal, kill},
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
 use parking_lot::Mutex;
 use tokio::{
     net::unix::OwnedWriteHalf,
@@ -349,6 +353,7 @@ impl Driver {
                     (Some(group), Signal::Kill) => group.kill(),
                     (None, _) => {}
                 },
+                PoolOutput::Recall(pid) => recall(pid),
                 PoolOutput::Close(worker) => self.close(worker),
                 PoolOutput::Drained => return false,
             }
@@ -373,6 +378,14 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.groups.kill_all();
+    }
+}
+
+/// Asks one process for tasks that it has not begun. Who does not know the signal ignores it.
+fn recall(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1) else { return };
+    if let Err(error) = kill(Pid::from_raw(pid), NixSignal::SIGURG) {
+        tracing::trace!(pid, %error, "nobody to ask");
     }
 }
 

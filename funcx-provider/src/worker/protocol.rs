@@ -50,6 +50,8 @@ pub(super) enum FromWorker {
     /// The announced task with this tag begins.
     Started(u64),
     Outcomes(Vec<TaskEnd>),
+    /// The task with this tag runs; none of those behind it begins.
+    GaveBack(u64),
 }
 
 /// How one task ended, in the worker's words.
@@ -103,7 +105,8 @@ fn decode(kind: u8, mut body: Bytes) -> Result<FromWorker> {
     match kind {
         b'H' => decode_hello(&body),
         b'S' if body.len() == 8 => Ok(FromWorker::Started(body.get_u64_le())),
-        b'S' => Err(broken(format!("a start notice of {} bytes", body.len()))),
+        b'G' if body.len() == 8 => Ok(FromWorker::GaveBack(body.get_u64_le())),
+        b'S' | b'G' => Err(broken(format!("a notice of a task of {} bytes", body.len()))),
         b'O' => decode_outcomes(body),
         kind => Err(broken(format!("a frame of unknown kind {kind}"))),
     }
@@ -232,6 +235,11 @@ impl FrameWriter {
             self.put(&item.task.spec.options);
             self.put(&item.task.payload);
         }
+    }
+
+    /// What it gave back is known: it may begin what is sent from now on.
+    pub(super) fn resume(&mut self) {
+        self.begin(b'R', 0);
     }
 
     pub(super) fn exit(&mut self) {

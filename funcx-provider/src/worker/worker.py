@@ -58,8 +58,8 @@ FUNCTION_HEAD = struct.Struct("<IBI")
 TASK_HEAD = struct.Struct("<Q16sIIII")
 OUTCOME_HEAD = struct.Struct("<QBxxxIIIQQ")
 
-HELLO, STARTED, OUTCOMES = b"HSO"
-WELCOME, FUNCTION, DROP, TASKS, EXIT = b"WFDTX"
+HELLO, STARTED, OUTCOMES, GAVE_BACK = b"HSOG"
+WELCOME, FUNCTION, DROP, TASKS, RESUME, EXIT = b"WFDTRX"
 ANNOUNCE = 1
 RETURNED, RAISED = 0, 1
 PYTHON_SOURCE, GLOBUS_COMPUTE, SHELL = 1, 2, 3
@@ -694,6 +694,9 @@ class Worker:
         self.wary = {}
         self.outcome_heads, self.outcome_bodies, self.buffered_bytes = [], [], 0
         self.flush_at = 0
+        # Heads of the tasks of the current frame that have not begun, and whether the manager has the later ones back.
+        self.heads, self.gave_back = iter(()), False
+        signal.signal(signal.SIGURG, self.give_back)
         # Not empty in a process that the task forked.
         self.forked = []
         os.register_at_fork(before=lambda: self.capture.flush(), after_in_child=self.after_fork_in_child)
@@ -710,7 +713,10 @@ class Worker:
 
     def handle_frame(self, kind, body):
         if kind == TASKS:
-            self.run_tasks(body)
+            if not self.gave_back:
+                self.run_tasks(body)
+        elif kind == RESUME:
+            self.gave_back = False
         elif kind == FUNCTION:
             self.add_function(body)
         elif kind == DROP:
@@ -766,7 +772,8 @@ class Worker:
         if not self.outcome_heads:
             self.flush_at = started + FLUSH_NS
         flush_at, buffered_bytes = self.flush_at, self.buffered_bytes
-        for tag, task_id, index, flags, options_size, payload_size in TASK_HEAD.iter_unpack(body[U32.size : position]):
+        heads = self.heads = TASK_HEAD.iter_unpack(body[U32.size : position])
+        for tag, task_id, index, flags, options_size, payload_size in heads:
             options_end = position + options_size
             payload_end = options_end + payload_size
             if payload_end > body_end:
@@ -810,8 +817,28 @@ class Worker:
                 ended, flush_at, buffered_bytes = self.flush()
             started = ended
         self.buffered_bytes = buffered_bytes
-        if position != body_end:
+        if position != body_end and not self.gave_back:
             raise ProtocolError("a task frame longer than it says")
+
+    def give_back(self, _signal, frame):
+        """SIGURG: a task runs for long; the manager may have all others that it has sent.
+
+        It finds the task by its frame: a flag would have to be set for every task. Between tasks there is nothing to do,
+        since what is about to begin need not be waited for.
+        """
+        callee = None
+        while frame is not None and frame.f_code is not Worker.run_tasks.__code__:
+            callee, frame = frame.f_code, frame.f_back
+        if frame is None or callee is None or callee in BETWEEN_TASKS or self.forked or self.gave_back:
+            return
+        self.gave_back = True
+        for _ in self.heads:
+            pass
+        try:
+            self.flush()
+            self.connection.sendall(FRAME_HEAD.pack(1 + U64.size, GAVE_BACK) + U64.pack(frame.f_locals["tag"]))
+        except OSError:
+            pass  # The manager is gone. The task must not be what hears of it.
 
     def judge_run(self, index, duration_ns):
         """Outcomes of short tasks may wait for each other, but not for a task that can be expected to run long."""
@@ -869,6 +896,21 @@ class Worker:
         now = time_ns()
         self.flush_at, self.buffered_bytes = now + FLUSH_NS, 0
         return now, self.flush_at, self.buffered_bytes
+
+
+# What is called for every task besides the task itself, and may be at work with the connection or the output.
+BETWEEN_TASKS = {
+    function.__code__
+    for function in (
+        Capture.open_streams,
+        Capture.take,
+        MaxResultSizeExceeded.__init__,
+        Worker.enter_work_dir,
+        Worker.flush,
+        Worker.judge_run,
+        describe,
+    )
+}
 
 
 def unknown_function(_payload, _task_id, _serializers):

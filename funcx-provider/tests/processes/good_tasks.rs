@@ -90,6 +90,26 @@ async fn a_long_task_does_not_hold_others_up() {
 }
 
 #[tokio::test]
+async fn a_task_that_takes_long_once_does_not_keep_those_behind_it() {
+    let mut bench = Bench::new(2).await;
+    let source = "import time\ndef f(n):\n    if n < 0:\n        time.sleep(3600)\n    return n";
+    let tasks = |bench: &mut Bench, count: usize| -> Vec<_> {
+        (0..count).map(|number| bench.task(source, &number.to_string())).collect()
+    };
+    let lesson = tasks(&mut bench, 50);
+    bench.pool.start(lesson.clone());
+    bench.outcomes_of(&lesson).await;
+    // By now the function passes for a short one: hundreds of tasks are sent ahead, behind this one too.
+    let long = bench.task(source, "-1");
+    let short = tasks(&mut bench, 400);
+    bench.pool.start([&[long.clone()], &short[..]].concat());
+    assert_eq!(bench.outcomes_of(&short).await.len(), 400);
+    bench.pool.cancel(&[long.attempt_id()]);
+    assert_eq!(bench.outcome(long.attempt_id()).await.kind, OutcomeKind::Cancelled);
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn large_payloads_go_through_in_both_directions() {
     let mut bench = Bench::new(2).await;
     let text = "x".repeat(8 << 20);

@@ -305,6 +305,38 @@ class Protocol(WorkerTest):
         self.assertEqual(connection.receive(), ("S", struct.pack("<Q", 4)))
         self.assertEqual(connection.outcome().tag, 4)
 
+    def test_tasks_behind_a_long_one_are_given_back(self):
+        fifo, log = self.fifo(), os.path.join(self.directory, "log")
+        connection = self.start_with(f"""
+            def f(i, wait=False):
+                if wait:
+                    open({fifo!r}).read()
+                open({log!r}, "a").write(str(i))
+                return i
+            """)
+        connection.run(payload=json_payload(0))
+        tasks = [Task(i, payload=json_payload(i, i == 2)) for i in range(1, 5)]
+        connection.send(tasks_frame(*tasks), tasks_frame(Task(5, payload=json_payload(5))))
+        with open(fifo, "w"):  # Returns when task 2 is there.
+            os.kill(self.process.pid, signal.SIGURG)
+            self.assertEqual(connection.outcome().tag, 1)
+            self.assertEqual(connection.receive(), ("G", struct.pack("<Q", 2)))
+            # Once is enough, and what comes before the answer belongs to what was given back.
+            os.kill(self.process.pid, signal.SIGURG)
+            connection.send(tasks_frame(Task(6, payload=json_payload(6))), frame("R"))
+            connection.send(tasks_frame(Task(7, payload=json_payload(7))))
+        self.assertEqual([connection.outcome().tag, connection.outcome().tag], [2, 7])
+        with open(log) as file:
+            self.assertEqual(file.read(), "0127")
+
+    def test_between_tasks_nothing_is_given_back(self):
+        connection = self.start_with("def f(): return 1")
+        os.kill(self.process.pid, signal.SIGURG)
+        for tag in range(200):
+            connection.send(tasks_frame(Task(tag)))
+            os.kill(self.process.pid, signal.SIGURG)
+        self.assertEqual([connection.outcome().tag for _ in range(200)], list(range(200)))
+
     def test_an_outcome_does_not_wait_for_a_new_function(self):
         fifo = self.fifo()
         connection = self.start_with("def f(): return 1")

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use funcx_core::model::{Hop, Now, Outcome, OutcomeKind, Task};
 
-use super::super::protocol::{FRAME_SPARE_BYTES, FromWorker, OUTPUT_SPARE_BYTES, TaskEnd};
+use super::super::protocol::{FRAME_SPARE_BYTES, FrameWriter, FromWorker, OUTPUT_SPARE_BYTES, TaskEnd};
 use super::super::slot::Cause;
-use super::{PoolState, cancelled};
+use super::{Entry, PoolOutput, PoolState, cancelled};
 
 impl PoolState {
     pub(in super::super) fn handle_frame(&mut self, worker: u64, frame: FromWorker, now: Now) {
@@ -15,6 +15,7 @@ impl PoolState {
             FromWorker::Hello(_) => Err("a second hello".to_owned()),
             FromWorker::Started(tag) => self.on_started(slot, tag),
             FromWorker::Outcomes(ends) => self.on_outcomes(slot, ends),
+            FromWorker::GaveBack(tag) => self.on_gave_back(slot, tag),
         };
         if let Err(violation) = seen {
             self.on_violation(slot, violation);
@@ -56,7 +57,7 @@ impl PoolState {
             place.pipeline.pop_front();
             place.cost -= entry.cost;
             place.bytes -= entry.bytes();
-            (place.started, place.reported, place.is_stuck) = (None, false, false);
+            (place.started, place.reported, place.is_stuck, place.recalled) = (None, false, false, false);
             place.head_since = self.now;
             let worker = place.details.clone();
             let nanos = end.ended.as_nanos().saturating_sub(end.started.as_nanos());
@@ -69,6 +70,33 @@ impl PoolState {
             self.deaths = 0;
             self.finish(key, outcome);
         }
+        Ok(())
+    }
+
+    /// A worker runs this task, and has the others no more. They go to workers that have nothing to do.
+    fn on_gave_back(&mut self, slot: usize, tag: u64) -> Result<(), String> {
+        let place = &self.slots[slot];
+        let head = place.pipeline.front().map(|key| &self.entries[*key as usize]);
+        let runs = |entry: &Entry| entry.tag == tag && (!entry.announced || place.started.is_some());
+        if place.lied || !head.is_some_and(runs) {
+            return Err(format!("it gives back what stands behind task {tag}"));
+        }
+        let back = self.slots[slot].pipeline.split_off(1);
+        for key in back.into_iter().rev() {
+            let entry = &mut self.entries[key as usize];
+            let place = &mut self.slots[slot];
+            place.cost -= entry.cost;
+            place.bytes -= entry.bytes();
+            match entry.cancelled {
+                true => self.fail(key, OutcomeKind::Cancelled, &cancelled()),
+                false => self.take_back(key),
+            }
+        }
+        let place = &mut self.slots[slot];
+        place.is_stuck = true;
+        let mut writer = FrameWriter::default();
+        writer.resume();
+        self.outputs.push_back(PoolOutput::Send { worker: place.worker, pieces: writer.finish() });
         Ok(())
     }
 

@@ -9,9 +9,9 @@ use super::super::protocol::FrameWriter;
 use super::super::slot::{Cause, Ending, Exit, Stage};
 use super::{PoolOutput, PoolState, Signal, Step, Zygote, pause};
 
-/// A cancelled task that comes to its turn in a pipeline was expected to end in less than this; a worker is not killed
-/// for the rest of a short task.
-pub(super) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
+/// A task that shares a pipeline was expected to end in less than this. A worker is not killed for the rest of a short task
+/// that was cancelled, and not asked for those behind one.
+pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 /// A head without news for so long is reported as started, for the eyes of people.
 const REPORT_AFTER: Duration = Duration::from_millis(200);
 /// Processes that are asked for at a time. Forking takes a millisecond or two, and the hello follows at once.
@@ -138,13 +138,15 @@ impl PoolState {
             Stage::Ready => {
                 let entry = &self.entries[*place.pipeline.front()? as usize];
                 let since = place.head_since.tick;
-                let stop = entry.cancelled.then_some((since + CANCEL_PATIENCE, Step::StopCancelled));
+                let stop = entry.cancelled.then_some((since + PATIENCE, Step::StopCancelled));
                 let walltime = place.started.zip(entry.task.walltime());
                 let expiry = walltime.map(|(started, walltime)| (started + walltime, Step::StopTimedOut));
                 let deadline = entry.task.end_by;
                 let deadline = (deadline != Tick::NEVER).then_some((deadline, Step::StopAtDeadline));
+                let holds_up = place.pipeline.len() > 1 && !place.recalled;
+                let recall = holds_up.then_some((since + PATIENCE, Step::Recall));
                 let report = (!place.reported).then_some((since + REPORT_AFTER, Step::ReportStart));
-                [stop, expiry, deadline, report].into_iter().flatten().min_by_key(|(due, _)| *due)
+                [stop, expiry, deadline, recall, report].into_iter().flatten().min_by_key(|(due, _)| *due)
             }
             Stage::Ending(ending) => {
                 let kill = ending.kill_at.map(|due| (due, Step::Kill));
@@ -160,6 +162,11 @@ impl PoolState {
                 self.end(slot, Cause::Unborn(format!("a worker process said nothing for {BOOT_TIME:?}")));
             }
             Step::ReportStart => self.report_start(slot),
+            Step::Recall => {
+                let place = &mut self.slots[slot];
+                place.recalled = true;
+                self.outputs.extend(place.pid.map(PoolOutput::Recall));
+            }
             Step::StopCancelled => self.stop_head(slot, Cause::Cancelled),
             Step::StopTimedOut => self.stop_head(slot, Cause::TimedOut),
             Step::StopAtDeadline => self.stop_head(slot, Cause::DeadlinePassed),

@@ -13,9 +13,12 @@
 //! again in this way is a suspect: it runs announced and has a pipeline to itself, so that the next death tells. Only
 //! tasks that have certainly not begun go back to the queue: no attempt begins twice.
 //!
-//! **Cancelling.** A waiting task is cancelled at once. A task in a pipeline cannot be taken back: whatever comes of
-//! it, its outcome is `Cancelled`; once it has been the head of its pipeline for [`CANCEL_PATIENCE`](life::CANCEL_PATIENCE), its worker is
-//! stopped. Its neighbours in the pipeline fare as in a death for which nobody is to blame.
+//! **Recalling.** A head of a pipeline that takes longer than [`PATIENCE`](life::PATIENCE) is not what the mean has promised.
+//! Its worker is asked for those that stand behind it, and gives them back unless it is busy in code that hears no signals.
+//!
+//! **Cancelling.** A waiting task is cancelled at once. A task in a pipeline is cancelled when it is given back; if it is the
+//! head for [`PATIENCE`](life::PATIENCE), its worker is stopped. Whatever else comes of it, its outcome is `Cancelled`. Its
+//! neighbours in the pipeline fare as in a death for which nobody is to blame.
 
 mod drain;
 mod frames;
@@ -57,6 +60,8 @@ pub(super) enum PoolOutput {
     Send { worker: u64, pieces: Vec<Bytes> },
     /// Send a signal to the process group of a worker.
     Signal { pid: u32, signal: Signal },
+    /// Ask the worker with this process id to give back what has not begun.
+    Recall(u32),
     /// Close the connection of a worker.
     Close(u64),
     /// Everything has its outcome, no process is left.
@@ -166,6 +171,7 @@ impl Entry {
 enum Step {
     GiveUpBooting,
     ReportStart,
+    Recall,
     StopCancelled,
     StopTimedOut,
     StopAtDeadline,

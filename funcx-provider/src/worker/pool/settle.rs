@@ -95,16 +95,22 @@ impl PoolState {
     /// A task that has not begun is given to another worker, or back if the pool drains. `first` says that it was the next
     /// one there: it may be what workers die of before they can say that they begin it.
     fn settle_unbegun(&mut self, key: u32, first: bool) {
-        if self.draining {
-            return self.give_back(key);
-        }
         let entry = &mut self.entries[key as usize];
         entry.setbacks += u8::from(first);
-        if entry.setbacks > MAX_SETBACKS {
+        if entry.setbacks > MAX_SETBACKS && !self.draining {
             let message =
                 format!("{} worker processes were lost before they began this task", entry.setbacks);
             return self.fail(key, OutcomeKind::Lost, &Failure::new("WorkerLost", message));
         }
+        self.take_back(key);
+    }
+
+    /// A task that was in a pipeline and has not begun is the next one for another worker, or goes back if the pool drains.
+    pub(super) fn take_back(&mut self, key: u32) {
+        if self.draining {
+            return self.give_back(key);
+        }
+        let entry = &mut self.entries[key as usize];
         (entry.slot, entry.announced) = (None, false);
         let tag = self.enqueue(key);
         self.queue.push_front(tag);

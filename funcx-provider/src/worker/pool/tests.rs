@@ -7,7 +7,7 @@ use funcx_core::model::{Function, IdentityId, TaskId, TaskSpec};
 
 use super::super::protocol::{FromWorker, TaskEnd};
 use super::super::slot::Exit;
-use super::life::{BOOT_TIME, CANCEL_PATIENCE, MAX_BOOTING, MAX_ZYGOTES, REAP_TIME};
+use super::life::{BOOT_TIME, MAX_BOOTING, MAX_ZYGOTES, PATIENCE, REAP_TIME};
 use super::settle::{MAX_SETBACKS, MAX_UNBORN};
 use super::*;
 
@@ -18,6 +18,7 @@ struct Bench {
     /// Tags that each worker was sent and has not answered, with the flag *announce*.
     sent: BTreeMap<u64, VecDeque<(u64, bool)>>,
     signals: Vec<(u32, Signal)>,
+    recalled: Vec<u32>,
     outcomes: Vec<Outcome>,
     started: Vec<AttemptId>,
     gave_back: Vec<AttemptId>,
@@ -45,6 +46,7 @@ impl Bench {
             now,
             sent: BTreeMap::new(),
             signals: Vec::new(),
+            recalled: Vec::new(),
             outcomes: Vec::new(),
             started: Vec::new(),
             gave_back: Vec::new(),
@@ -80,6 +82,7 @@ impl Bench {
                         self.sent.entry(worker).or_default().extend(tags);
                     }
                     PoolOutput::Signal { pid, signal } => self.signals.push((pid, signal)),
+                    PoolOutput::Recall(pid) => self.recalled.push(pid),
                     PoolOutput::Close(worker) => drop(self.sent.remove(&worker)),
                     output => self.others.push(output),
                 }
@@ -308,6 +311,47 @@ fn nothing_is_put_behind_a_head_that_takes_too_long() {
 }
 
 #[test]
+fn what_stands_behind_a_head_that_takes_too_long_goes_elsewhere() {
+    let mut bench = Bench::new(2);
+    bench.teach("short");
+    let attempts = bench.start(6, Bench::spec("short"));
+    assert_eq!(bench.sent_counts(), [3, 3]);
+    (0..3).for_each(|_| bench.finish_next(1, 1000));
+    // Given in turn: the first worker has every other one.
+    bench.state.cancel(&attempts[2..3], bench.now);
+    bench.pass(PATIENCE);
+    assert_eq!(bench.recalled, [pid_of(0)]);
+    assert_eq!(bench.outcomes.len(), 3, "it has not answered");
+    let (head, _) = bench.sent[&0][0];
+    bench.sent.get_mut(&0).unwrap().truncate(1);
+    bench.frame(0, FromWorker::GaveBack(head));
+    assert_eq!(bench.outcomes[3].attempt_id(), attempts[2]);
+    assert_eq!(bench.outcomes[3].kind, OutcomeKind::Cancelled);
+    assert_eq!(bench.sent_counts(), [1, 1], "the other one goes to the worker that is idle");
+    bench.finish_next(1, 1000);
+    bench.finish_next(0, 1_000_000_000);
+    assert_eq!((bench.outcomes.len(), bench.recalled.len(), bench.signals.len()), (6, 1, 0));
+}
+
+#[test]
+fn a_worker_gives_back_only_what_it_has() {
+    let mut bench = Bench::new(1);
+    bench.teach("short");
+    let attempts = bench.start(2, Bench::spec("short"));
+    let (second, _) = bench.sent[&0][1];
+    bench.frame(0, FromWorker::GaveBack(second));
+    assert_eq!(bench.signals, [(pid_of(0), Signal::Kill)]);
+    bench.die_with_code(0, 1);
+    let mut lost: Vec<_> = bench.outcomes.iter().map(Outcome::attempt_id).collect();
+    lost.sort_unstable();
+    assert_eq!(
+        (lost, bench.kinds()),
+        (attempts, vec![OutcomeKind::Lost; 2]),
+        "nothing that it said is proof"
+    );
+}
+
+#[test]
 fn capacity_follows_the_length_of_tasks() {
     let mut bench = Bench::new(2);
     assert_eq!(bench.state.capacity(), Capacity { slots: 2, prefetch: 4 });
@@ -474,7 +518,7 @@ fn cancelling_waits_a_little_then_asks_then_kills() {
     let attempts = bench.start(3, Bench::spec("f"));
     bench.state.cancel(&attempts[..1], bench.now);
     bench.settle();
-    bench.pass(CANCEL_PATIENCE);
+    bench.pass(PATIENCE);
     assert_eq!(bench.signals, [(pid_of(0), Signal::Terminate)]);
     bench.pass(GRACE);
     assert_eq!(bench.signals[1..], [(pid_of(0), Signal::Kill)]);

@@ -446,6 +446,7 @@ impl ScriptedPool {
                         process.ends = true;
                     }
                 }
+                PoolOutput::Recall(pid) => self.recall(u64::from(pid - pid_of(0))),
                 PoolOutput::Close(worker) => {
                     self.is_alone(worker, "closed");
                     if let Some(process) = self.processes.get_mut(&worker) {
@@ -455,6 +456,22 @@ impl ScriptedPool {
                 }
                 PoolOutput::Drained => self.drained = true,
             }
+        }
+    }
+
+    /// A process is asked for what it has not begun. Some do not hear it, and between tasks nobody does.
+    fn recall(&mut self, worker: u64) {
+        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.is_heard()) else {
+            return;
+        };
+        let Some(head) = process.tasks.front().copied() else { return };
+        if worker.is_multiple_of(2) && (head.begun || !head.announce) {
+            process.tasks.truncate(1);
+            let mut frame = BytesMut::new();
+            put_frame(&mut frame, b'G', &head.tag.to_le_bytes());
+            let speaker = self.speaker;
+            self.write(worker, &frame);
+            self.speaker = speaker;
         }
     }
 

@@ -55,6 +55,7 @@ impl Process {
                 b'F' => drop(self.functions.insert(body.get_u32_le())),
                 b'D' => assert!(self.functions.remove(&body.get_u32_le()), "it has that function"),
                 b'T' => self.take_tasks(body, &has_begun),
+                b'R' => assert_eq!(body.len(), 0, "it says nothing more"),
                 b'X' => {
                     assert!(!bytes.has_remaining(), "the last word");
                     self.ends = true;
