@@ -211,8 +211,8 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
 fn wrong_values_are_refused_with_what_is_expected() {
     check_refused(&[
         ("public: maybe", "line 1: public must be `true` or `false`, not `maybe`"),
-        ("\nqueue_tasks: many", "line 2: queue_tasks must be a whole number up to 500000, not `many`"),
-        ("queue_tasks: -1", "line 1: queue_tasks must be a whole number up to 500000, not the number `-1`"),
+        ("\nqueue_tasks: many", "line 2: queue_tasks must be a whole number up to 1000000, not `many`"),
+        ("queue_tasks: -1", "line 1: queue_tasks must be a whole number up to 1000000, not the number `-1`"),
         ("display_name: 7", "line 1: display_name must be a name of 1 to 128 characters, not the number `7`"),
         (
             "lease_grace: soon",

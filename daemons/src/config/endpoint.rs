@@ -272,7 +272,7 @@ fn read_endpoint(mut file: Section<'_>) -> EndpointConfig {
         debug: file.get("debug").unwrap_or(default.debug),
         listen: listen.or(engine.listen),
         queue_tasks: file
-            .get_if("queue_tasks", "a whole number up to 500000", |tasks: &u32| *tasks <= 500_000)
+            .get_if("queue_tasks", "a whole number up to 1000000", |tasks: &u32| *tasks <= 1_000_000)
             .unwrap_or(default.queue_tasks),
         lease_grace: file.get("lease_grace").unwrap_or(default.lease_grace),
         python: file
