@@ -84,7 +84,7 @@ async fn cancel_all(count: u32) {
     let alive = running(&command).len();
     while !running(&command).is_empty() {}
     println!(
-        "  last outcome after {answered:.0?}; {alive} processes were still there then; all gone at most {:.0?} after",
+        "  last outcome after {answered:.2?}; {alive} processes were still there then; all gone at most {:.2?} after",
         begin.elapsed()
     );
     let begin = Instant::now();

@@ -42,6 +42,10 @@ const INPUTS_AT_ONCE: usize = 64;
 /// Commands whose files are read at a time, which bounds what is in memory of them.
 const OUTPUTS_AT_ONCE: usize = 16;
 
+/// The number of a command whose files are to be removed; they are read before that if it is said of what template and
+/// how it ended.
+type Leftover = (u64, Option<(Bytes, Exit)>);
+
 /// What the owner of the pool asks for. Not bounded: the contract bounds what the caller may start, and the state
 /// machine refuses what is beyond.
 #[derive(Debug)]
@@ -129,8 +133,8 @@ pub(super) struct Driver {
     /// Readers, writers and the zygote's task; dropping the set ends them.
     tasks: JoinSet<()>,
     orders: Option<UnboundedSender<Vec<Bytes>>>,
-    /// Commands whose files are to be read, or only removed if it does not matter how they ended.
-    outputs: UnboundedSender<(u64, Option<Exit>)>,
+    /// Commands whose files are to be read or removed.
+    outputs: UnboundedSender<Leftover>,
     stderr: Arc<Mutex<Vec<u8>>>,
     connections: u64,
     /// Readers by connection, before and after it is known which worker they belong to.
@@ -378,10 +382,12 @@ impl Driver {
                 PoolOutput::StopZygote => self.orders = None,
                 PoolOutput::Fork(worker) => self.order(fork_order(worker)),
                 PoolOutput::RunCommand { number, task } => self.order(command_order(number, &task)),
-                PoolOutput::ReadOutput { number, exit } => self.take_output(number, Some(exit)),
+                PoolOutput::ReadOutput { number, template, exit } => {
+                    self.take_output((number, Some((template, exit))));
+                }
                 PoolOutput::DropOutput(number) => {
                     self.groups.remove(Forked::Command(number));
-                    self.take_output(number, None);
+                    self.take_output((number, None));
                 }
                 PoolOutput::Send { worker, pieces } => {
                     // Without a writer the worker is gone, and that news is on its way.
@@ -408,9 +414,9 @@ impl Driver {
         let _ = self.orders.as_ref().map(|orders| orders.send(order));
     }
 
-    fn take_output(&self, number: u64, exit: Option<Exit>) {
+    fn take_output(&self, leftover: Leftover) {
         // The reader is one of our own tasks.
-        let _ = self.outputs.send((number, exit));
+        let _ = self.outputs.send(leftover);
     }
 
     fn close(&mut self, worker: u64) {
@@ -434,17 +440,13 @@ impl Drop for Driver {
 }
 
 /// Reads what commands wrote, and removes it. There may be thousands at once, and disks can be slow.
-async fn read_outputs(
-    files: Arc<OutputDir>,
-    mut ended: UnboundedReceiver<(u64, Option<Exit>)>,
-    inputs: Sender<Input>,
-) {
+async fn read_outputs(files: Arc<OutputDir>, mut ended: UnboundedReceiver<Leftover>, inputs: Sender<Input>) {
     let mut batch = Vec::new();
     while ended.recv_many(&mut batch, OUTPUTS_AT_ONCE).await > 0 {
         let (files, batch) = (Arc::clone(&files), std::mem::take(&mut batch));
         let read = move || -> Vec<_> {
-            let take = |(number, exit): (u64, Option<Exit>)| match exit {
-                Some(exit) => Some((number, files.take(number, &exit))),
+            let take = |(number, wanted): Leftover| match wanted {
+                Some((template, exit)) => Some((number, files.take(number, &template, &exit))),
                 None => {
                     files.remove(number);
                     None

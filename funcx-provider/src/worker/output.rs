@@ -39,9 +39,9 @@ struct Value<'a> {
 }
 
 impl OutputDir {
-    /// Reads what a command has left, and removes it.
-    pub(super) fn take(&self, number: u64, exit: &Exit) -> CommandOutput {
-        let output = self.read(number, exit);
+    /// Reads what the command of a task has left, and removes it.
+    pub(super) fn take(&self, number: u64, template: &[u8], exit: &Exit) -> CommandOutput {
+        let output = self.read(number, template, exit);
         self.remove(number);
         output.unwrap_or_else(|error| CommandOutput::Lost(format!("what the command wrote is lost: {error}")))
     }
@@ -57,19 +57,20 @@ impl OutputDir {
         }
     }
 
-    fn read(&self, number: u64, exit: &Exit) -> io::Result<CommandOutput> {
+    fn read(&self, number: u64, template: &[u8], exit: &Exit) -> io::Result<CommandOutput> {
         if let Some(failure) = self.head(number, "raised")? {
             return Ok(CommandOutput::Raised(failure.into()));
         }
-        let Some(command) = self.head(number, "cmd")? else {
+        let (Some(stdout), Some(stderr)) = (self.tail(number, "stdout")?, self.tail(number, "stderr")?)
+        else {
             return Ok(CommandOutput::Lost(format!("the process {exit} before it could run the command")));
         };
-        let (stdout, stderr) = (self.tail(number, "stdout")?, self.tail(number, "stderr")?);
+        let command = self.head(number, "cmd")?;
         let value = serde_json::to_vec(&Value {
             returncode: exit.status.or(exit.signal.map(|signal| -signal)).unwrap_or_default(),
             stdout: &String::from_utf8_lossy(&stdout),
             stderr: &String::from_utf8_lossy(&stderr),
-            cmd: &String::from_utf8_lossy(&command),
+            cmd: &String::from_utf8_lossy(command.as_deref().unwrap_or(template)),
         })?;
         if value.len() > self.max_result_bytes {
             return Ok(CommandOutput::Raised(too_large(value.len(), self.max_result_bytes)));
@@ -97,9 +98,9 @@ impl OutputDir {
     }
 
     /// The end of what was written to a stream.
-    fn tail(&self, number: u64, name: &str) -> io::Result<Vec<u8>> {
+    fn tail(&self, number: u64, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.open(number, name)? else { return Ok(None) };
         let mut text = Vec::new();
-        let Some(mut file) = self.open(number, name)? else { return Ok(text) };
         let most = self.max_output_bytes as u64;
         let dropped = file.metadata()?.len().saturating_sub(most);
         if dropped > 0 {
@@ -107,7 +108,7 @@ impl OutputDir {
             file.seek(SeekFrom::Start(dropped))?;
         }
         file.take(most).read_to_end(&mut text)?;
-        Ok(text)
+        Ok(Some(text))
     }
 }
 
@@ -132,7 +133,7 @@ mod tests {
             fs::write(dir.path().join(format!("7.{name}")), text).unwrap();
         }
         let output = OutputDir { path: dir.path().to_owned(), max_result_bytes: 200, max_output_bytes: 10 };
-        let taken = output.take(7, &exit);
+        let taken = output.take(7, b"template", &exit);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
         taken
     }
@@ -151,15 +152,16 @@ mod tests {
         });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&value).unwrap(), expected);
         let killed = Exit { signal: Some(9), ..Exit::default() };
-        let CommandOutput::Returned(value) = take(&[("cmd", b"x")], killed) else { panic!("no value") };
-        assert!(value.starts_with(br#"{"returncode":-9,"stdout":"","#), "{value:?}");
+        let CommandOutput::Returned(value) = take(&[("stdout", b""), ("stderr", b"")], killed) else {
+            panic!("no value")
+        };
+        assert_eq!(&value[..], br#"{"returncode":-9,"stdout":"","stderr":"","cmd":"template"}"#);
     }
 
     #[test]
     fn what_is_too_large_is_raised_and_so_is_what_did_not_begin() {
-        let CommandOutput::Raised(failure) = take(&[("cmd", &[b'x'; 200])], code(0)) else {
-            panic!("a value")
-        };
+        let files: [(&str, &[u8]); 3] = [("cmd", &[b'x'; 200]), ("stdout", b""), ("stderr", b"")];
+        let CommandOutput::Raised(failure) = take(&files, code(0)) else { panic!("a value") };
         assert!(failure.starts_with(br#"{"code":"MaxResultSizeExceeded","#), "{failure:?}");
         let files: [(&str, &[u8]); 2] = [("cmd", b"x"), ("raised", b"{}")];
         assert_eq!(take(&files, code(1)), CommandOutput::Raised("{}".into()));

@@ -933,17 +933,24 @@ SHELL_PATH = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
 def become_command(work_dir, output, task_id, template, options, payload):
     """Turn this process into a task's command; `output` begins the names of its files. Returns only if it fails."""
     try:
-        os.makedirs(work_dir, exist_ok=True)
-        os.chdir(work_dir)
+        try:
+            os.chdir(work_dir)
+        except FileNotFoundError:
+            os.makedirs(work_dir, exist_ok=True)
+            os.chdir(work_dir)
         os.environ.pop("GC_TASK_SANDBOX_DIR", None)
-        options, variables = read_options(options or b"{}")
-        enter_sandbox(options, variables, work_dir, task_id)
-        os.environ.update(variables, FUNCX_TASK_ID=task_id)
+        if options:
+            options, variables = read_options(options)
+            enter_sandbox(options, variables, work_dir, task_id)
+            os.environ.update(variables)
+        os.environ["FUNCX_TASK_ID"] = task_id
+        template = template.decode()
         args, kwargs = json_arguments(payload)
-        command = template.decode().format(*args, **kwargs)
+        command = template.format(*args, **kwargs)
 
-        with open(f"{output}.cmd", "wb") as file:
-            file.write(command[:MAX_COMMAND_CHARS].encode(errors="replace"))
+        if command != template:
+            with open(f"{output}.cmd", "wb") as file:
+                file.write(command[:MAX_COMMAND_CHARS].encode(errors="replace"))
         for fd, name in ((1, "stdout"), (2, "stderr")):
             # Writers that share the file must not overwrite each other.
             os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)

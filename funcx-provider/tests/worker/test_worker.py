@@ -1118,6 +1118,7 @@ class Shell(WorkerTest):
         left = ZygoteProcess(self).run("echo {0} {name}; echo é >&2; exit {code}", payload=payload)
         self.assertEqual((left.code, left.streams), (3, ("hello world\n", "é\n")))
         self.assertEqual(left.files["cmd"], "echo hello world; echo é >&2; exit 3")
+        self.assertNotIn("cmd", ZygoteProcess(self).run("true", 2).files)
 
     def test_signal(self):
         self.assertEqual(ZygoteProcess(self).run("kill -9 $$").code, -9)

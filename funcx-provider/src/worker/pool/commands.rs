@@ -76,10 +76,11 @@ impl PoolState {
             Cause::TimedOut(_) | Cause::DeadlinePassed(_) => exit.status.is_none(),
             _ => true,
         });
-        match is_stopped {
-            true => self.settle_command(slot),
-            false => self.outputs.push_back(PoolOutput::ReadOutput { number, exit }),
+        if is_stopped {
+            return self.settle_command(slot);
         }
+        let template = self.entries[key_of(number)].task.spec.function.body().code.clone();
+        self.outputs.push_back(PoolOutput::ReadOutput { number, template, exit });
     }
 
     /// The system has no process for a command. It has not begun, and waits.

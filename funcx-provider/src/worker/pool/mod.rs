@@ -65,7 +65,7 @@ pub(super) enum PoolOutput {
     /// Ask the zygote for the command of this task, by this number.
     RunCommand { number: u64, task: Task },
     /// Read what the command with this number wrote, and then forget that; `handle_command_read` follows.
-    ReadOutput { number: u64, exit: Exit },
+    ReadOutput { number: u64, template: Bytes, exit: Exit },
     /// Forget what the command with this number wrote.
     DropOutput(u64),
     /// Write to a worker.
