@@ -2,10 +2,9 @@
 //!
 //!     cargo bench -p funcx-provider --bench cancel -- 1000
 //!
-//! Each command is a process of its own in the process group of its worker, so twice as many processes end.
+//! Each command is one process, which leads a process group.
 
 use std::{
-    collections::HashSet,
     fs,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,20 +19,12 @@ use tokio::{runtime::Runtime, sync::mpsc::unbounded_channel};
 /// Commands if no number is given.
 const COMMANDS: u32 = 1000;
 
-/// Processes of this machine that are alive, by process group: those that have ended and are not collected do not count.
-fn alive_in(groups: &HashSet<i32>) -> Vec<i32> {
-    let numbers = |text: String| -> Option<(i32, char)> {
-        let mut rest = text.rsplit(')').next()?.split_whitespace();
-        let state = rest.next()?.chars().next()?;
-        Some((rest.nth(1)?.parse().ok()?, state))
-    };
+/// Processes of this machine that run this command. Those that have ended and are not collected have none any more.
+fn running(command: &str) -> Vec<i32> {
+    let command = command.replace(' ', "\0") + "\0";
     let processes = fs::read_dir("/proc").expect("the processes of this machine").filter_map(Result::ok);
-    processes
-        .filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let (group, state) = numbers(fs::read_to_string(entry.path().join("stat")).ok()?)?;
-            (groups.contains(&group) && !matches!(state, 'Z' | 'X')).then_some(pid)
-        })
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == command))
         .collect()
 }
 
@@ -52,45 +43,33 @@ async fn cancel_all(count: u32) {
     let sink = move |event| drop(sender.send(event));
     let directory = tempfile::tempdir().expect("a directory");
     let config = ProcessPoolConfig::new(count, directory.path());
-    let begin = Instant::now();
     let pool = ProcessPool::start(config, Arc::new(sink)).await.expect("python3 is in PATH");
-    // Each says in which group it runs.
-    let command =
-        "echo $$ > \"$FUNCX_TASK_ID.new\"; mv \"$FUNCX_TASK_ID.new\" \"$FUNCX_TASK_ID\"; exec sleep 1000";
-    let spec = Arc::new(TaskSpec::new(Arc::new(Function::shell(command)), IdentityId::from_u128(1)));
+    // No other process of this machine sleeps as long.
+    let command = format!("sleep {}", 1_000_000 + std::process::id());
+    let spec = Arc::new(TaskSpec::new(Arc::new(Function::shell(command.clone())), IdentityId::from_u128(1)));
     let tasks: Vec<_> =
         (0..count).map(|id| Task::new(TaskId::from_u128(id.into()), Arc::clone(&spec), "")).collect();
     let attempts: Vec<_> = tasks.iter().map(Task::attempt_id).collect();
+    let begin = Instant::now();
     pool.start(tasks);
-    let sleeping = || {
-        let entries = fs::read_dir(directory.path()).expect("our directory");
-        entries.filter_map(Result::ok).filter(|entry| entry.path().extension().is_none()).count()
-    };
-    while sleeping() < count as usize {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    println!("{count} commands run after {:.1?}", begin.elapsed());
-
-    let mut groups = HashSet::new();
-    let mut totals = [(0, 0); 2];
-    for attempt in &attempts {
-        let pid = fs::read_to_string(directory.path().join(attempt.task.to_string())).expect("its pid");
-        let pid: i32 = pid.trim().parse().expect("a number");
-        let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).expect("it runs").as_raw();
-        groups.insert(group);
-        for (total, pid) in totals.iter_mut().zip([group, pid]) {
-            let (private, rss) = memory(pid);
-            *total = (total.0 + private, total.1 + rss);
+    let mut waiting = count as usize;
+    while waiting > 0 {
+        match events.recv().await.expect("the pool lives") {
+            ExecutorEvent::Started(started) => waiting -= started.len(),
+            ExecutorEvent::Outcomes(outcomes) => panic!("{:?}", outcomes[0].failure()),
+            ExecutorEvent::Capacity(_) | ExecutorEvent::GaveBack(_) => {}
         }
     }
-    assert_eq!((groups.len(), alive_in(&groups).len()), (count as usize, 2 * count as usize));
-    for (name, (private, rss)) in ["worker", "command"].into_iter().zip(totals) {
-        println!(
-            "  each {name}: {} KiB of its own, {} KiB resident",
-            private / u64::from(count),
-            rss / u64::from(count)
-        );
+    println!("{count} commands started after {:.1?}", begin.elapsed());
+    let mut pids = running(&command);
+    while pids.len() < count as usize {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        pids = running(&command);
     }
+    let (private, rss) =
+        pids.iter().map(|pid| memory(*pid)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let count_u64 = u64::from(count);
+    println!("  each: {} KiB of its own, {} KiB resident", private / count_u64, rss / count_u64);
 
     let begin = Instant::now();
     pool.cancel(&attempts);
@@ -102,10 +81,10 @@ async fn cancel_all(count: u32) {
         }
     }
     let answered = begin.elapsed();
-    let alive = alive_in(&groups).len();
-    while !alive_in(&groups).is_empty() {}
+    let alive = running(&command).len();
+    while !running(&command).is_empty() {}
     println!(
-        "  last outcome after {answered:.0?}; {alive} processes were still there then; all gone at most {:.0?} after",
+        "  last outcome after {answered:.2?}; {alive} processes were still there then; all gone at most {:.2?} after",
         begin.elapsed()
     );
     let begin = Instant::now();
@@ -120,7 +99,7 @@ fn main() {
         return;
     }
     let count = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(COMMANDS);
-    // Each worker has a socket.
+    // Each command could be a worker, which has a socket.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }

@@ -1,6 +1,7 @@
 //! Processes that are ended together with everything they started.
 
 use nix::{
+    errno::Errno,
     sys::signal::{self, Signal},
     unistd::Pid,
 };
@@ -26,6 +27,15 @@ impl ProcessGroup {
     /// Ends every process of the group.
     pub(crate) fn kill(self) {
         self.signal(Signal::SIGKILL);
+    }
+
+    /// Sends a signal to every process of the group; to the leader if that was forked just now and has not yet made the
+    /// group.
+    pub(crate) fn signal_forked(self, signal: Signal) {
+        if signal::killpg(self.0, signal) == Err(Errno::ESRCH) {
+            // Nobody of ours is the only failure, as above.
+            let _ = signal::kill(self.0, signal);
+        }
     }
 
     fn signal(self, signal: Signal) {

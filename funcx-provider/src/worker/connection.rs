@@ -1,6 +1,10 @@
 //! The sockets of the workers.
 
-use std::{collections::VecDeque, io::IoSlice, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use funcx_core::model::{Error, ErrorKind, Result};
@@ -73,17 +77,22 @@ impl FrameReader {
     }
 }
 
-/// Writes what comes until nothing more can come or the worker takes no more; its reader notices that.
-pub(super) async fn write_frames(mut socket: OwnedWriteHalf, mut frames: UnboundedReceiver<Vec<Bytes>>) {
+/// Writes what comes until nothing more can come.
+///
+/// # Errors
+/// If the other end takes no more; its reader notices that too.
+pub(super) async fn write_frames(
+    mut socket: OwnedWriteHalf,
+    mut frames: UnboundedReceiver<Vec<Bytes>>,
+) -> io::Result<()> {
     while let Some(first) = frames.recv().await {
         let mut pieces = Pieces(first.into());
         while let Ok(more) = frames.try_recv() {
             pieces.0.extend(more);
         }
-        if socket.write_all_buf(&mut pieces).await.is_err() {
-            return;
-        }
+        socket.write_all_buf(&mut pieces).await?;
     }
+    Ok(())
 }
 
 /// Pieces of frames, none of them empty, for vectored writes.

@@ -11,7 +11,7 @@ use funcx_core::contract::ExecutorSink;
 use funcx_core::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Tick, Timestamp};
 use funcx_core::{contract::ExecutorEvent, model::Result};
 use nix::{
-    sys::signal::{Signal as NixSignal, kill},
+    sys::signal::{Signal as SystemSignal, kill},
     time::{ClockId, clock_gettime},
     unistd::Pid,
 };
@@ -22,18 +22,19 @@ use tokio::{
         mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
         watch,
     },
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinSet, spawn_blocking},
     time::{Instant as TokioInstant, sleep_until},
 };
 
 use super::{
     ProcessPoolConfig,
     connection::{FrameReader, write_frames},
+    output::{CommandOutput, OutputDir},
     pool::{PoolOutput, PoolSettings, PoolState, Signal},
     private_dir::PrivateDir,
     protocol::{FromWorker, Hello, Welcome},
     slot::Exit,
-    zygote::{Zygote, ZygoteNews},
+    zygote::{Zygote, ZygoteNews, command_order, fork_order},
 };
 use crate::process_group::ProcessGroup;
 
@@ -41,6 +42,12 @@ use crate::process_group::ProcessGroup;
 const WAITING_INPUTS: usize = 256;
 /// Inputs taken at a time, so that their outcomes go up together.
 const INPUTS_AT_ONCE: usize = 64;
+/// Commands whose files are read at a time, which bounds what is in memory of them.
+const OUTPUTS_AT_ONCE: usize = 16;
+
+/// The number of a command whose files are to be removed; they are read before that if it is said of what template and
+/// how it ended.
+type Leftover = (u64, Option<(Bytes, Exit)>);
 
 /// What the owner of the pool asks for. Not bounded: the contract bounds what the caller may start, and the state
 /// machine refuses what is beyond.
@@ -58,6 +65,7 @@ pub(super) enum Input {
     ZygoteStarted(Box<Zygote>),
     ZygoteNews(ZygoteNews),
     ZygoteLost(String),
+    CommandsRead(Vec<(u64, CommandOutput)>),
     Hello { connection: u64, hello: Hello, writer: OwnedWriteHalf },
     Frame(u64, FromWorker),
     Disconnected(u64, Option<String>),
@@ -71,7 +79,14 @@ pub(super) struct Groups(Mutex<GroupSet>);
 struct GroupSet {
     closed: bool,
     zygote: Option<ProcessGroup>,
-    workers: BTreeMap<u64, ProcessGroup>,
+    forked: BTreeMap<Forked, ProcessGroup>,
+}
+
+/// What a zygote has forked, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Forked {
+    Worker(u64),
+    Command(u64),
 }
 
 impl Groups {
@@ -79,21 +94,22 @@ impl Groups {
     pub(super) fn kill_all(&self) {
         let mut groups = self.0.lock();
         groups.closed = true;
-        groups.workers.values().chain(&groups.zygote).for_each(|group| group.kill());
-        groups.workers.clear();
+        groups.forked.values().chain(&groups.zygote).for_each(|group| group.kill());
+        groups.forked.clear();
         groups.zygote = None;
     }
 
-    fn add(&self, worker: u64, group: ProcessGroup) {
+    fn add(&self, forked: Forked, pid: u32) {
+        let Some(group) = ProcessGroup::of_leader(pid) else { return };
         let mut groups = self.0.lock();
         match groups.closed {
             true => group.kill(),
-            false => drop(groups.workers.insert(worker, group)),
+            false => drop(groups.forked.insert(forked, group)),
         }
     }
 
-    fn remove(&self, worker: u64) {
-        self.0.lock().workers.remove(&worker);
+    fn remove(&self, forked: Forked) {
+        self.0.lock().forked.remove(&forked);
     }
 
     fn set_zygote(&self, zygote: Option<ProcessGroup>) {
@@ -111,14 +127,17 @@ pub(super) struct Driver {
     state: PoolState,
     sink: Sink,
     config: Arc<ProcessPoolConfig>,
-    dir: PrivateDir,
+    dir: Arc<PrivateDir>,
+    work_dir: String,
     groups: Arc<Groups>,
     requests: UnboundedReceiver<Request>,
     inputs: Receiver<Input>,
     to_self: Sender<Input>,
     /// Readers, writers and the zygote's task; dropping the set ends them.
     tasks: JoinSet<()>,
-    forks: Option<UnboundedSender<u64>>,
+    orders: Option<UnboundedSender<Vec<Bytes>>>,
+    /// Commands whose files are to be read or removed.
+    outputs: UnboundedSender<Leftover>,
     stderr: Arc<Mutex<Vec<u8>>>,
     connections: u64,
     /// Readers by connection, before and after it is known which worker they belong to.
@@ -147,13 +166,21 @@ impl Driver {
         drained: watch::Sender<bool>,
     ) -> Self {
         let (to_self, inputs) = mpsc::channel(WAITING_INPUTS);
+        let files = OutputDir {
+            path: dir.output.as_str().into(),
+            max_result_bytes: config.max_result_bytes,
+            max_output_bytes: config.max_output_bytes,
+        };
+        let mut tasks = JoinSet::new();
+        let (outputs, ended) = mpsc::unbounded_channel();
+        tasks.spawn(read_outputs(Arc::new(files), ended, to_self.clone()));
         let settings = PoolSettings {
             workers: config.workers,
             kill_grace: config.kill_grace,
             welcome: Welcome {
                 max_result_bytes: config.max_result_bytes,
                 max_output_bytes: config.max_output_bytes,
-                work_dir,
+                work_dir: work_dir.clone(),
                 endpoint_id: config.endpoint_id,
             },
         };
@@ -161,13 +188,15 @@ impl Driver {
             state: PoolState::new(settings, read_clocks()),
             sink: Sink(sink),
             config: Arc::new(config),
-            dir,
+            dir: Arc::new(dir),
+            work_dir,
             groups,
             requests,
             inputs,
             to_self,
-            tasks: JoinSet::new(),
-            forks: None,
+            tasks,
+            orders: None,
+            outputs,
             stderr: Arc::default(),
             connections: 0,
             readers: BTreeMap::new(),
@@ -251,19 +280,31 @@ impl Driver {
             Input::ZygoteStarted(zygote) => self.adopt_zygote(*zygote),
             Input::ZygoteNews(ZygoteNews::Ready { .. }) => {}
             Input::ZygoteNews(ZygoteNews::Forked { forked, pid }) => {
-                if let Some(group) = ProcessGroup::of_leader(pid) {
-                    self.groups.add(forked, group);
-                }
+                self.groups.add(Forked::Worker(forked), pid);
                 self.state.handle_forked(forked, pid, now);
             }
+            Input::ZygoteNews(ZygoteNews::Started { started, pid, at }) => {
+                self.groups.add(Forked::Command(started), pid);
+                self.state.handle_command_started(started, pid, Timestamp::from_nanos(at), now);
+            }
+            Input::ZygoteNews(ZygoteNews::Ended { ended, status, signal, at }) => {
+                self.groups.remove(Forked::Command(ended));
+                let exit = Exit { status, signal, stderr: String::new() };
+                self.state.handle_command_ended(ended, exit, Timestamp::from_nanos(at), now);
+            }
+            Input::CommandsRead(outputs) => {
+                for (number, output) in outputs {
+                    self.state.handle_command_read(number, output, now);
+                }
+            }
             Input::ZygoteNews(ZygoteNews::Exited { exited, status, signal }) => {
-                self.groups.remove(exited);
+                self.groups.remove(Forked::Worker(exited));
                 // What a worker had to say is of interest only if it did not go as it should.
                 let stderr = if status == Some(0) { String::new() } else { self.take_stderr() };
                 self.state.handle_exited(exited, Exit { status, signal, stderr }, now);
             }
             Input::ZygoteLost(reason) => {
-                self.forks = None;
+                self.orders = None;
                 self.groups.set_zygote(None);
                 self.state.handle_zygote_lost(reason, now);
             }
@@ -290,7 +331,8 @@ impl Driver {
             return;
         }
         let (sender, frames) = mpsc::unbounded_channel();
-        self.tasks.spawn(write_frames(writer, frames));
+        // If it takes no more, its reader notices that too.
+        self.tasks.spawn(async move { drop(write_frames(writer, frames).await) });
         self.links.insert(hello.worker, (connection, sender));
         if let Some((_, worker)) = self.readers.get_mut(&connection) {
             *worker = Some(hello.worker);
@@ -311,21 +353,22 @@ impl Driver {
     fn adopt_zygote(&mut self, zygote: Zygote) {
         self.groups.set_zygote(ProcessGroup::of_leader(zygote.pid()));
         self.stderr = zygote.stderr();
-        let (sender, forks) = mpsc::unbounded_channel();
-        self.forks = Some(sender);
+        let (sender, orders) = mpsc::unbounded_channel();
+        self.orders = Some(sender);
+        let details = zygote.details();
         let (inputs, grace) = (self.to_self.clone(), self.config.kill_grace);
         self.tasks.spawn(async move {
-            let reason = zygote.run(forks, grace, &inputs).await;
+            let reason = zygote.run(orders, grace, &inputs).await;
             let _ = inputs.send(Input::ZygoteLost(reason)).await;
         });
-        self.state.handle_zygote_ready(read_clocks());
+        self.state.handle_zygote_ready(details, read_clocks());
     }
 
     fn start_zygote(&mut self) {
         let (config, inputs) = (Arc::clone(&self.config), self.to_self.clone());
-        let (script, socket) = (self.dir.script.clone(), self.dir.socket.clone());
+        let (dir, work_dir) = (Arc::clone(&self.dir), self.work_dir.clone());
         self.tasks.spawn(async move {
-            let input = match Zygote::start(&config, &script, &socket).await {
+            let input = match Zygote::start(&config, &dir.script, &dir.prepare(&config, &work_dir)).await {
                 Ok(zygote) => Input::ZygoteStarted(Box::new(zygote)),
                 Err(error) => Input::ZygoteLost(error.to_string()),
             };
@@ -339,20 +382,29 @@ impl Driver {
             match output {
                 PoolOutput::Event(event) => self.sink.0.handle(event),
                 PoolOutput::StartZygote => self.start_zygote(),
-                PoolOutput::StopZygote => self.forks = None,
-                PoolOutput::Fork(worker) => {
-                    // Without a receiver the zygote is gone, and that news is on its way.
-                    let _ = self.forks.as_ref().map(|forks| forks.send(worker));
+                PoolOutput::StopZygote => self.orders = None,
+                PoolOutput::Fork(worker) => self.order(fork_order(worker)),
+                PoolOutput::RunCommand { number, task } => self.order(command_order(number, &task)),
+                PoolOutput::ReadOutput { number, template, exit } => {
+                    self.take_output((number, Some((template, exit))));
+                }
+                PoolOutput::DropOutput(number) => {
+                    self.groups.remove(Forked::Command(number));
+                    self.take_output((number, None));
                 }
                 PoolOutput::Send { worker, pieces } => {
                     // Without a writer the worker is gone, and that news is on its way.
                     let _ = self.links.get(&worker).map(|(_, writer)| writer.send(pieces));
                 }
-                PoolOutput::Signal { pid, signal } => match (ProcessGroup::of_leader(pid), signal) {
-                    (Some(group), Signal::Terminate) => group.terminate(),
-                    (Some(group), Signal::Kill) => group.kill(),
-                    (None, _) => {}
-                },
+                PoolOutput::Signal { pid, signal } => {
+                    let signal = match signal {
+                        Signal::Terminate => SystemSignal::SIGTERM,
+                        Signal::Kill => SystemSignal::SIGKILL,
+                    };
+                    if let Some(group) = ProcessGroup::of_leader(pid) {
+                        group.signal_forked(signal);
+                    }
+                }
                 PoolOutput::Recall(pid) => recall(pid),
                 PoolOutput::Close(worker) => self.close(worker),
                 PoolOutput::Drained => return false,
@@ -361,8 +413,18 @@ impl Driver {
         true
     }
 
+    fn order(&self, order: Vec<Bytes>) {
+        // Without a receiver the zygote is gone, and that news is on its way.
+        let _ = self.orders.as_ref().map(|orders| orders.send(order));
+    }
+
+    fn take_output(&self, leftover: Leftover) {
+        // The reader is one of our own tasks.
+        let _ = self.outputs.send(leftover);
+    }
+
     fn close(&mut self, worker: u64) {
-        self.groups.remove(worker);
+        self.groups.remove(Forked::Worker(worker));
         if let Some((connection, _)) = self.links.remove(&worker)
             && let Some((reader, _)) = self.readers.remove(&connection)
         {
@@ -384,8 +446,29 @@ impl Drop for Driver {
 /// Asks one process for tasks that it has not begun. Who does not know the signal ignores it.
 fn recall(pid: u32) {
     let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1) else { return };
-    if let Err(error) = kill(Pid::from_raw(pid), NixSignal::SIGURG) {
+    if let Err(error) = kill(Pid::from_raw(pid), SystemSignal::SIGURG) {
         tracing::trace!(pid, %error, "nobody to ask");
+    }
+}
+
+/// Reads what commands wrote, and removes it. There may be thousands at once, and disks can be slow.
+async fn read_outputs(files: Arc<OutputDir>, mut ended: UnboundedReceiver<Leftover>, inputs: Sender<Input>) {
+    let mut batch = Vec::new();
+    while ended.recv_many(&mut batch, OUTPUTS_AT_ONCE).await > 0 {
+        let (files, batch) = (Arc::clone(&files), std::mem::take(&mut batch));
+        let read = move || -> Vec<_> {
+            let take = |(number, wanted): Leftover| match wanted {
+                Some((template, exit)) => Some((number, files.take(number, &template, &exit))),
+                None => {
+                    files.remove(number);
+                    None
+                }
+            };
+            batch.into_iter().filter_map(take).collect()
+        };
+        // It fails only when the runtime ends, and then nobody wants to know any more.
+        let outputs = spawn_blocking(read).await.unwrap_or_default();
+        let _ = inputs.send(Input::CommandsRead(outputs)).await;
     }
 }
 

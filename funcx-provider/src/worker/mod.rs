@@ -1,15 +1,17 @@
-//! The executor that runs tasks in worker processes: Python functions, Globus Compute functions, shell commands.
+//! The executor that runs tasks in processes: Python functions and Globus Compute functions in workers, shell commands
+//! by themselves.
 //!
 //! A [`ProcessPool`] starts one Python interpreter, the *zygote*, which imports what workers need and then forks them, so
-//! that a new worker is there in a millisecond or two. Workers speak the protocol of `PROTOCOL.md`, beside this file, over a
+//! that a new worker is there in a millisecond or two. It forks shell commands too, which need no worker. Workers speak the protocol of `PROTOCOL.md`, beside this file, over a
 //! Unix socket; any language can be a worker. Functions travel once per worker, tasks and outcomes in batches.
 //!
-//! Each worker leads a process group. Whatever a task starts in that group ends with the worker; a process that makes
-//! a session of its own (`setsid`) is out of reach. When the pool is dropped, or its process dies, all groups end.
+//! Each worker and each command leads a process group. Whatever is started in that group ends with it; a process that
+//! makes a session of its own (`setsid`) is out of reach. When the pool is dropped, or its process dies, all groups end.
 
 mod connection;
 mod driver;
 mod functions;
+mod output;
 mod pool;
 mod private_dir;
 mod protocol;
@@ -42,7 +44,8 @@ const MAX_WORKERS: u32 = 16_384;
 /// What a [`ProcessPool`] needs to know.
 #[derive(Clone)]
 pub struct ProcessPoolConfig {
-    /// Worker processes, each of which runs one task at a time. From 1 to 16384.
+    /// Tasks that run at a time, each in a worker or as a command. From 1 to 16384. So many workers there will be if tasks
+    /// want them; only the first 256 are started ahead of need.
     pub workers: u32,
     /// The interpreter, a path or a name looked up in `PATH` (after `worker_init`). Python 3.8 or newer.
     pub python: PathBuf,
@@ -142,9 +145,12 @@ impl fmt::Debug for ProcessPoolConfig {
 /// - A task past its walltime is killed with its process group. The walltime runs from the moment the worker begins.
 /// - A task whose time to live is over when its turn comes is not begun; one past its deadline is ended wherever it is.
 /// - A cancelled task that waits is `Cancelled` at once. One that has been given to a worker is stopped (SIGTERM, then
-///   SIGKILL after the grace) unless it ends by itself within a few hundredths of a second; `Cancelled` either way.
+///   SIGKILL after the grace) unless it ends by itself within a few hundredths of a second; `Cancelled` either way. A
+///   command is stopped in that way at once.
+/// - What a command leaves running in its process group is killed when it ends.
 ///
-/// Draining gives back what was not sent to a worker yet. What was sent runs, unless its worker ends before it began.
+/// Draining gives back what was not sent to a worker or begun as a command yet. What was sent runs, unless its worker ends
+/// before it began.
 ///
 /// Dropping the pool kills all its processes; what had no outcome is `Lost`.
 #[derive(Debug)]
@@ -179,7 +185,7 @@ impl ProcessPool {
         let dir = PrivateDir::create(WORKER_PY).map_err(|error| {
             Error::new(ErrorKind::Io, "start worker processes", "no private directory").with_source(error)
         })?;
-        let zygote = Zygote::start(&config, &dir.script, &dir.socket).await?;
+        let zygote = Zygote::start(&config, &dir.script, &dir.prepare(&config, &work_dir)).await?;
         let (requests, incoming) = mpsc::unbounded_channel();
         let (drained_sender, drained) = watch::channel(false);
         let groups = Arc::new(Groups::default());

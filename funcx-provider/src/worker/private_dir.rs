@@ -11,20 +11,23 @@ use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
+use super::{ProcessPoolConfig, zygote::Prepare};
+
 const PREFIX: &str = "funcx-";
 /// Locked as long as the owner of the directory lives; the lock goes with the process, however that ends.
 const OWNER: &str = "owner";
 /// Entries of the directory for temporary files that are looked at for what others have left behind.
 const MOST_ENTRIES: usize = 10_000;
 
-/// The directory that only we can read, with the program of the workers and their socket in it.
+/// The directory that only we can read, with the program of the workers, their socket, and what commands write.
 #[derive(Debug)]
 pub(super) struct PrivateDir {
     /// Removes the directory with everything in it.
     _dir: TempDir,
     _owner: Flock<File>,
     pub(super) script: PathBuf,
-    pub(super) socket: String,
+    socket: String,
+    pub(super) output: String,
     pub(super) listener: UnixListener,
 }
 
@@ -43,12 +46,19 @@ impl PrivateDir {
         let owner = own(dir.path())?;
         let path = dir.path().join("worker.py");
         fs::write(&path, script)?;
-        let socket = dir.path().join("s");
+        let named = |name: &str| {
+            let path = dir.path().join(name).into_os_string().into_string();
+            path.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "TMPDIR is not UTF-8"))
+        };
+        let (socket, output) = (named("s")?, named("output")?);
+        fs::create_dir(&output)?;
         let listener = UnixListener::bind(&socket)?;
-        let socket = socket.into_os_string().into_string();
-        let socket =
-            socket.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "TMPDIR is not UTF-8"))?;
-        Ok(Self { _dir: dir, _owner: owner, script: path, socket, listener })
+        Ok(Self { _dir: dir, _owner: owner, script: path, socket, output, listener })
+    }
+
+    /// What a zygote has to know about it.
+    pub(super) fn prepare<'a>(&'a self, config: &'a ProcessPoolConfig, work_dir: &'a str) -> Prepare<'a> {
+        Prepare { socket: &self.socket, preload: &config.preload, work_dir, output_dir: &self.output }
     }
 }
 

@@ -272,17 +272,16 @@ impl FrameWriter {
     }
 }
 
-/// The number of a function kind on the wire; `None` for kinds that no process runs.
+/// The number of a function kind on the wire; `None` for kinds that no worker runs.
 pub(super) const fn kind_code(kind: FunctionKind) -> Option<u8> {
     match kind {
         FunctionKind::Python => Some(1),
         FunctionKind::GlobusCompute => Some(2),
-        FunctionKind::Shell => Some(3),
         _ => None,
     }
 }
 
-/// Why no worker could be sent this task, if that is so.
+/// Why this task cannot be sent to a worker, or a command to the zygote, if that is so.
 pub(super) fn unsendable(task: &Task) -> Option<String> {
     let body = task.spec.function.body();
     let sizes = [

@@ -1,9 +1,9 @@
-//! The place of one worker process in a pool.
+//! The place of one worker process, or of one command, in a pool.
 
 use std::{collections::VecDeque, fmt};
 
 use bytes::Bytes;
-use funcx_core::model::{Now, Tick};
+use funcx_core::model::{Now, Tick, Timestamp};
 
 /// One worker process after the other; the state that [`super::pool::PoolState`] keeps about it.
 #[derive(Debug)]
@@ -37,6 +37,30 @@ pub(super) struct Slot {
     pub(super) reported: bool,
     /// By function number: whether the process was sent the function.
     pub(super) functions: Vec<bool>,
+    /// What runs here instead of tasks of the worker, which waits meanwhile if there is one.
+    pub(super) command: Option<Command>,
+}
+
+/// A shell command in a process group of its own, from the request for it until its outcome is known.
+#[derive(Debug)]
+pub(super) struct Command {
+    /// Key of its task.
+    pub(super) key: u32,
+    /// When the zygote was asked for it.
+    pub(super) asked: Tick,
+    /// Its process group and the time when it began, once that is known.
+    pub(super) running: Option<Running>,
+    /// That it must end, and why.
+    pub(super) ending: Option<Ending>,
+    /// When it ended, once it has; then what it wrote is being read.
+    pub(super) ended: Option<Timestamp>,
+}
+
+/// The process of a command.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Running {
+    pub(super) pid: u32,
+    pub(super) since: Now,
 }
 
 /// Where the process of a slot is in its life.
@@ -126,6 +150,7 @@ impl Slot {
             recalled: false,
             reported: false,
             functions: Vec::new(),
+            command: None,
         }
     }
 

@@ -1,6 +1,6 @@
-"""Python worker of the process pool, and the zygote that forks such workers.
+"""Python worker of the process pool, and the zygote that forks such workers and runs shell commands.
 
-    python worker.py zygote     fork workers on request; control socket on fd 0
+    python worker.py zygote     fork workers and commands on request; control socket on fd 0
     python worker.py worker     be one worker; FUNCX_WORKER_SOCKET and FUNCX_WORKER_ID say where and which
 
 PROTOCOL.md, beside this file, says what travels between worker, zygote and manager. This file needs only the standard
@@ -46,6 +46,10 @@ FLUSH_BYTES = 256 << 10
 FLUSH_NS = 1_000_000
 # After a run longer than FLUSH_NS, so many runs of that function do not keep earlier outcomes waiting.
 WARY_RUNS = 64
+# So much of a command is kept for its result. No system runs one that is longer.
+MAX_COMMAND_CHARS = 1 << 20
+# News of processes that have ended which go in one write.
+NEWS_AT_ONCE = 64
 # A traceback longer than this loses its middle; what helps a person is at both ends.
 MAX_TRACEBACK_CHARS = 256 << 10
 
@@ -62,7 +66,7 @@ HELLO, STARTED, OUTCOMES, GAVE_BACK = b"HSOG"
 WELCOME, FUNCTION, DROP, TASKS, RESUME, EXIT = b"WFDTRX"
 ANNOUNCE = 1
 RETURNED, RAISED = 0, 1
-PYTHON_SOURCE, GLOBUS_COMPUTE, SHELL = 1, 2, 3
+PYTHON_SOURCE, GLOBUS_COMPUTE = 1, 2
 
 THIS_FILE = (lambda: None).__code__.co_filename
 
@@ -544,39 +548,6 @@ def task_id_in_place(name, putenv):
     return publish
 
 
-# ---- Kind 3: shell commands ------------------------------------------------------------------------------------------
-
-SHELL_PATH = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
-
-
-def load_shell(body, capture):
-    """Kind 3: a command template, run in the worker's process group so that what ends the worker ends the command."""
-    template = body.decode()
-
-    def call(payload, task_id, _serializers):
-        args, kwargs = json_arguments(payload)
-        command = template.format(*args, **kwargs)
-        pid = os.posix_spawn(
-            SHELL_PATH,
-            [SHELL_PATH, "-c", command],
-            dict(os.environ, FUNCX_TASK_ID=uuid_text(task_id).decode()),
-            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-            # Python ignores these two, and a child would inherit that.
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
-        status = os.waitpid(pid, 0)[1]
-        stdout, stderr = capture.take()
-        value = {
-            "returncode": -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status),
-            "stdout": stdout.decode(errors="replace"),
-            "stderr": stderr.decode(errors="replace"),
-            "cmd": command,
-        }
-        return json.dumps(value, ensure_ascii=False).encode(errors="replace")
-
-    return call
-
-
 # ---- Standard streams ------------------------------------------------------------------------------------------------
 
 
@@ -739,8 +710,6 @@ class Worker:
                 call = load_python(body, entry, index)
             elif kind == GLOBUS_COMPUTE:
                 call = load_globus(body, index)
-            elif kind == SHELL:
-                call = load_shell(body, self.capture)
             else:
                 raise CouldNotExecuteUserTaskError(f"this worker has no functions of kind {kind}")
             self.functions[index] = call
@@ -850,19 +819,8 @@ class Worker:
             self.wary.pop(index, None)
 
     def call_with_options(self, call, payload, task_id, options):
-        try:
-            options = json.loads(options)
-            resources = options.get("resource_specification") or {}
-            variables = {f"PARSL_{key.upper()}": str(value) for key, value in resources.items()}
-            variables.update(options.get("env") or {})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CouldNotExecuteUserTaskError(f"malformed task options: {error}") from None
-        if options.get("sandbox"):
-            sandbox = os.path.join(self.work_dir, uuid_text(task_id).decode())
-            os.makedirs(sandbox, exist_ok=True)
-            os.chdir(sandbox)
-            variables["GC_TASK_SANDBOX_DIR"] = sandbox
-
+        options, variables = read_options(options)
+        enter_sandbox(options, variables, self.work_dir, uuid_text(task_id).decode())
         before = {name: os.environ.get(name) for name in variables}
         try:
             os.environ.update(variables)
@@ -911,6 +869,27 @@ BETWEEN_TASKS = {
         describe,
     )
 }
+
+
+def read_options(text):
+    """The options of a task, and the environment variables that they set."""
+    try:
+        options = json.loads(text)
+        resources = options.get("resource_specification") or {}
+        variables = {f"PARSL_{key.upper()}": str(value) for key, value in resources.items()}
+        variables.update(options.get("env") or {})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CouldNotExecuteUserTaskError(f"malformed task options: {error}") from None
+    return options, variables
+
+
+def enter_sandbox(options, variables, work_dir, task_id):
+    """Start a task in a directory of its own if its options ask for one."""
+    if options.get("sandbox"):
+        sandbox = os.path.join(work_dir, task_id)
+        os.makedirs(sandbox, exist_ok=True)
+        os.chdir(sandbox)
+        variables["GC_TASK_SANDBOX_DIR"] = sandbox
 
 
 def unknown_function(_payload, _task_id, _serializers):
@@ -988,6 +967,45 @@ def run_worker(path, worker_id, details):
         return EXIT_FAILED
 
 
+# ---- Shell commands --------------------------------------------------------------------------------------------------
+
+SHELL_PATH = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
+
+
+def become_command(work_dir, output, task_id, template, options, payload):
+    """Turn this process into a task's command; `output` begins the names of its files. Returns only if it fails."""
+    try:
+        try:
+            os.chdir(work_dir)
+        except FileNotFoundError:
+            os.makedirs(work_dir, exist_ok=True)
+            os.chdir(work_dir)
+        os.environ.pop("GC_TASK_SANDBOX_DIR", None)
+        if options:
+            options, variables = read_options(options)
+            enter_sandbox(options, variables, work_dir, task_id)
+            os.environ.update(variables)
+        os.environ["FUNCX_TASK_ID"] = task_id
+        template = template.decode()
+        args, kwargs = json_arguments(payload)
+        command = template.format(*args, **kwargs)
+
+        if command != template:
+            with open(f"{output}.cmd", "wb") as file:
+                file.write(command[:MAX_COMMAND_CHARS].encode(errors="replace"))
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            # Writers that share the file must not overwrite each other.
+            os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
+        # Python ignores these two, and the command would inherit that.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.execv(SHELL_PATH, [SHELL_PATH, "-c", command])
+    except BaseException as error:
+        with open(f"{output}.raised", "wb") as file:
+            file.write(describe(error))
+    return EXIT_FAILED
+
+
 # ---- Zygote ----------------------------------------------------------------------------------------------------------
 
 
@@ -1000,9 +1018,9 @@ def die_with_parent(signal_number):
 
 
 class Zygote:
-    """Forks workers when the manager says so, from a process that has already imported what they need.
+    """Forks workers and commands when the manager says so, from a process that has already imported what workers need.
 
-    Lines of JSON travel both ways on file descriptor 0. When it closes, the manager is gone and so are the workers.
+    Lines of JSON travel both ways on file descriptor 0. When it closes, the manager is gone and so are its children.
     """
 
     CONTROL_FD = 0
@@ -1010,9 +1028,9 @@ class Zygote:
     def __init__(self):
         self.pid = os.getpid()
         self.manager_pid = os.getppid()
-        self.received = b""
-        self.socket_path = self.details = None
-        self.workers = {}  # pid -> worker id
+        self.received = bytearray()
+        self.socket_path = self.work_dir = self.output_dir = self.details = None
+        self.children = {}  # pid -> what the news of its end are called, its number
 
         self.wakeup, self.wakeup_sender = socket.socketpair()
         self.wakeup.setblocking(False)
@@ -1042,29 +1060,53 @@ class Zygote:
         except (BrokenPipeError, ConnectionResetError):
             pass  # The same as end of file: the manager is gone.
         finally:
-            for pid in self.workers:
+            for pid in self.children:
                 kill_group(pid)
 
     def receive(self):
         """Take what has come from the manager; False at the end of it."""
         received = os.read(self.CONTROL_FD, 1 << 16)
-        *lines, self.received = (self.received + received).split(b"\n")
-        for line in lines:
-            self.handle(json.loads(line))
+        self.received += received
+        while self.take_line():
+            pass
         return bool(received)
 
-    def send(self, message):
-        line = json.dumps(message).encode() + b"\n"
-        while line:
-            line = line[os.write(self.CONTROL_FD, line) :]
+    def take_line(self):
+        """Do what the first line says, if it is here with all of the contents that follow it."""
+        position = self.received.find(b"\n") + 1
+        if not position:
+            return False
+        line = json.loads(self.received[:position])
+        sizes = line.get("sizes", [])
+        if sum(sizes) > 2 * MAX_FRAME_BYTES:
+            raise ProtocolError(f"contents of {sum(sizes)} bytes")
+        if position + sum(sizes) > len(self.received):
+            return False
+        contents = []
+        for size in sizes:
+            contents.append(bytes(self.received[position : position + size]))
+            position += size
+        del self.received[:position]
+        self.handle(line, *contents)
+        return True
 
-    def handle(self, command):
-        if "socket" in command:
-            self.prepare(command["socket"], command.get("preload") or [])
-        elif "fork" in command and self.details:
-            self.fork(command["fork"])
+    def send(self, *messages):
+        lines = b"".join(json.dumps(message).encode() + b"\n" for message in messages)
+        while lines:
+            lines = lines[os.write(self.CONTROL_FD, lines) :]
+
+    def handle(self, line, *contents):
+        if "socket" in line:
+            self.work_dir, self.output_dir = os.path.abspath(line["work_dir"]), line["output_dir"]
+            self.prepare(line["socket"], line.get("preload") or [])
+        elif "fork" in line and self.details:
+            self.fork("forked", "exited", line["fork"], self.become_worker, line["fork"])
+        elif "command" in line and len(contents) == 3 and self.details:
+            number = line["command"]
+            output = os.path.join(self.output_dir, str(number))
+            self.fork("started", "ended", number, become_command, self.work_dir, output, line["task"], *contents)
         else:
-            raise ProtocolError(f"the zygote does not expect {json.dumps(command)}")
+            raise ProtocolError(f"the zygote does not expect {json.dumps(line)}")
 
     def prepare(self, socket_path, preload):
         self.socket_path, self.details = socket_path, environment_details()
@@ -1081,73 +1123,90 @@ class Zygote:
         gc.freeze()
         self.send({"ready": {"pid": self.pid, "details": self.details}})
 
-    def fork(self, worker_id):
+    def fork(self, began, ended, number, become, *arguments):
+        """Fork a process that is what `become` makes of it, and tell of it by these names."""
+        # A SIGTERM for the new process waits until that has left the handlers of this one behind.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             pid = os.fork()
         except OSError as error:
-            print(f"funcx zygote: cannot fork worker {worker_id}: {error}", file=sys.stderr, flush=True)
-            self.send({"exited": worker_id, "pid": 0, "status": EXIT_FAILED, "signal": None})
-            return
+            print(f"funcx zygote: cannot fork: {error}", file=sys.stderr, flush=True)
+            pid = None
         if pid == 0:
             status = EXIT_FAILED
             try:
-                status = self.become_worker(worker_id)
+                if self.leave():
+                    status = become(*arguments)
             finally:
                 # Never back into the zygote's loop, whatever has been raised.
                 os._exit(status)
-        self.workers[pid] = worker_id
-        self.send({"forked": worker_id, "pid": pid})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        if pid:
+            self.children[pid] = ended, number
+            self.send({began: number, "pid": pid, "at": time_ns()})
+        else:
+            self.send({ended: number, "pid": 0, "status": EXIT_FAILED, "signal": None, "at": time_ns()})
 
-    def become_worker(self, worker_id):
+    def leave(self):
+        """Become a process like any other; False if the zygote is gone."""
         os.setsid()
         die_with_parent(signal.SIGKILL)
         if os.getppid() != self.pid:
-            return EXIT_FAILED  # The zygote was gone before the kernel was asked.
+            return False  # It was gone before the kernel was asked.
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         self.wakeup.close()
         self.wakeup_sender.close()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, self.CONTROL_FD)
         os.close(null)
+        return True
+
+    def become_worker(self, worker_id):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if "numpy.random" in sys.modules:
             # Unlike `random`, numpy does not do this by itself: all workers would draw the same numbers.
             sys.modules["numpy.random"].seed()
         return run_worker(self.socket_path, worker_id, self.details)
 
     def reap(self):
-        while True:
-            try:
-                pid, status = self.next_ended()
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid not in self.workers:
-                continue  # A child of some preloaded module.
-            signaled = os.WIFSIGNALED(status)
-            self.send(
-                {
-                    "exited": self.workers.pop(pid),
-                    "pid": pid,
-                    "status": None if signaled else os.WEXITSTATUS(status),
-                    "signal": os.WTERMSIG(status) if signaled else None,
-                }
-            )
+        """Tell of the children that have ended. When thousands are cancelled they end together, and so go the news."""
+        news = []
+        pid = None
+        while pid != 0:
+            pid, status = self.next_ended()
+            if pid in self.children:  # Or else it is a child of some preloaded module.
+                ended, number = self.children.pop(pid)
+                signaled = os.WIFSIGNALED(status)
+                news.append(
+                    {
+                        ended: number,
+                        "pid": pid,
+                        "status": None if signaled else os.WEXITSTATUS(status),
+                        "signal": os.WTERMSIG(status) if signaled else None,
+                        "at": time_ns(),
+                    }
+                )
+            if pid == 0 or len(news) == NEWS_AT_ONCE:
+                self.send(*news)
+                news.clear()
 
     def next_ended(self):
-        """The process id and status of a child that has ended, its group killed if it was a worker; id 0 if none."""
-        if not hasattr(os, "waitid"):  # macOS before Python 3.13. The number is hardly in use again so soon.
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid in self.workers:
-                kill_group(pid)
-            return pid, status
-        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        """The process id and status of a child that has ended, its group killed if it was one of ours; id 0 if none."""
+        try:
+            if not hasattr(os, "waitid"):  # macOS before Python 3.13. The number is hardly in use again so soon.
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid in self.children:
+                    kill_group(pid)
+                return pid, status
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            return 0, 0
         if ended is None:
             return 0, 0
-        if ended.si_pid in self.workers:
+        if ended.si_pid in self.children:
             # Until it is waited for, its number cannot become that of another process or group.
             kill_group(ended.si_pid)
         return os.waitpid(ended.si_pid, 0)

@@ -1,17 +1,20 @@
-//! The process that forks workers: starting it, talking to it, and finding out why it does not start.
+//! The process that forks workers and commands: starting it, talking to it, and finding out why it does not start.
 
 use std::{
     fmt,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     path::Path,
+    pin::pin,
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
 };
 
-use funcx_core::model::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use funcx_core::model::{Error, ErrorKind, Result, Task};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::{
@@ -24,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ProcessPoolConfig, driver::Input, slot::Exit};
+use super::{ProcessPoolConfig, connection::write_frames, driver::Input, slot::Exit};
 
 /// The oldest Python that can be a worker: major and minor version. `worker.py` says the same about itself.
 pub const OLDEST_PYTHON: (u32, u32) = (3, 8);
@@ -41,15 +44,37 @@ const OPERATION: &str = "start Python worker processes";
 pub(super) struct Zygote {
     child: Child,
     pid: u32,
+    details: Bytes,
     lines: Lines<BufReader<OwnedReadHalf>>,
     control: OwnedWriteHalf,
     stderr: StderrTail,
 }
 
-#[derive(Serialize)]
-struct Prepare<'a> {
-    socket: &'a str,
-    preload: &'a [String],
+/// What a zygote is told first.
+#[derive(Debug, Serialize)]
+pub(super) struct Prepare<'a> {
+    pub(super) socket: &'a str,
+    pub(super) preload: &'a [String],
+    pub(super) work_dir: &'a str,
+    /// Where commands leave their files.
+    pub(super) output_dir: &'a str,
+}
+
+/// The request for a worker.
+pub(super) fn fork_order(worker: u64) -> Vec<Bytes> {
+    vec![format!("{{\"fork\":{worker}}}\n").into()]
+}
+
+/// The request for the command of a task, by this number: what is made of it the zygote leaves to the new process.
+pub(super) fn command_order(number: u64, task: &Task) -> Vec<Bytes> {
+    let contents = [&task.spec.function.body().code, &task.spec.options, &task.payload];
+    let [template, options, payload] = contents.map(Bytes::len);
+    let line = format!(
+        "{{\"command\":{number},\"task\":\"{}\",\"sizes\":[{template},{options},{payload}]}}\n",
+        task.id
+    );
+    let contents = contents.into_iter().filter(|bytes| !bytes.is_empty()).cloned();
+    std::iter::once(line.into()).chain(contents).collect()
 }
 
 /// What a zygote says.
@@ -57,19 +82,33 @@ struct Prepare<'a> {
 #[serde(untagged)]
 pub(super) enum ZygoteNews {
     /// It forks from now on.
-    Ready { ready: serde_json::Value },
+    Ready { ready: Readiness },
     /// The worker with this number has this process id.
     Forked { forked: u64, pid: u32 },
     /// The worker with this number is gone.
     Exited { exited: u64, status: Option<i32>, signal: Option<i32> },
+    /// The command with this number has this process id.
+    Started { started: u64, pid: u32, at: u64 },
+    /// The command with this number is gone.
+    Ended { ended: u64, status: Option<i32>, signal: Option<i32>, at: u64 },
+}
+
+/// What a zygote says about itself.
+#[derive(Debug, Deserialize)]
+pub(super) struct Readiness {
+    details: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Zygote {
-    /// Starts `python worker.py zygote` and waits until it can fork workers that connect to `socket`.
+    /// Starts `python worker.py zygote` and waits until it can fork.
     ///
     /// # Errors
     /// `NotFound` if there is no such Python, `Unsupported` if it is too old, `Unavailable` for what may pass.
-    pub(super) async fn start(config: &ProcessPoolConfig, script: &Path, socket: &str) -> Result<Self> {
+    pub(super) async fn start(
+        config: &ProcessPoolConfig,
+        script: &Path,
+        prepare: &Prepare<'_>,
+    ) -> Result<Self> {
         let failed =
             |what: &'static str| move |error| Error::new(ErrorKind::Io, OPERATION, what).with_source(error);
         let (ours, theirs) = StdUnixStream::pair().map_err(failed("no socket pair"))?;
@@ -84,20 +123,21 @@ impl Zygote {
         let stderr = StderrTail::read(child.stderr.take());
         let mut zygote = Self {
             pid: child.id().unwrap_or_default(),
+            details: Bytes::new(),
             lines: BufReader::new(read).lines(),
             control,
             stderr,
             child,
         };
-        let prepare = Prepare { socket, preload: &config.preload };
         let ready = timeout(START_TIME, async {
             // If it has ended already, what follows tells why.
-            let _ = zygote.tell(&prepare).await;
-            zygote.next().await
+            let _ = zygote.control.write_all(format!("{}\n", json!(prepare)).as_bytes()).await;
+            next_news(&mut zygote.lines).await
         });
         match ready.await {
             Ok(Some(ZygoteNews::Ready { ready })) => {
-                tracing::debug!(%ready, "ready to fork workers");
+                tracing::debug!(?ready, "ready to fork");
+                zygote.details = json!(ready.details).to_string().into();
                 Ok(zygote)
             }
             Ok(_) => {
@@ -115,33 +155,38 @@ impl Zygote {
         self.pid
     }
 
-    /// Passes commands and news on until the zygote ends or no more commands can come; then ends it. Returns why.
+    /// What it says about its Python, as the text of a JSON object.
+    pub(super) fn details(&self) -> Bytes {
+        self.details.clone()
+    }
+
+    /// Passes orders and news on until the zygote ends or no more orders can come; then ends it. Returns why.
     pub(super) async fn run(
-        mut self,
-        mut forks: UnboundedReceiver<u64>,
+        self,
+        orders: UnboundedReceiver<Vec<Bytes>>,
         grace: Duration,
         inputs: &Sender<Input>,
     ) -> String {
-        let why = loop {
-            tokio::select! {
-                news = self.next() => match news {
-                    // The loop ends before this only if nobody wants to know any more; then `forks` closes.
-                    Some(news) => drop(inputs.send(Input::ZygoteNews(news)).await),
-                    None => break "it ended",
-                },
-                fork = forks.recv() => match fork {
-                    Some(worker) => {
-                        if self.tell(&serde_json::json!({ "fork": worker })).await.is_err() {
-                            break "it does not listen";
-                        }
-                    }
-                    None => break "it was stopped",
-                },
+        let Self { mut child, mut lines, control, stderr, .. } = self;
+        let why = {
+            // It may have news of thousands while a large order is written, and reads no further before they are taken.
+            let mut writes = pin!(write_frames(control, orders));
+            loop {
+                tokio::select! {
+                    news = next_news(&mut lines) => match news {
+                        // The loop ends before this only if nobody wants to know any more; then `orders` closes.
+                        Some(news) => drop(inputs.send(Input::ZygoteNews(news)).await),
+                        None => break "it ended",
+                    },
+                    written = &mut writes => match written {
+                        Ok(()) => break "it was stopped",
+                        Err(_) => break "it does not listen",
+                    },
+                }
             }
         };
-        // Closing the control socket is how it is told to end its workers and itself.
-        let Self { mut child, lines, control, stderr, .. } = self;
-        drop((lines, control));
+        // Closing the control socket is how it is told to end what it has forked, and itself.
+        drop(lines);
         let status = match timeout(grace, child.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
@@ -156,20 +201,6 @@ impl Zygote {
     /// End of what it and its workers wrote to standard error.
     pub(super) fn stderr(&self) -> Arc<Mutex<Vec<u8>>> {
         Arc::clone(&self.stderr.tail)
-    }
-
-    async fn tell(&mut self, message: &impl Serialize) -> std::io::Result<()> {
-        let mut line = serde_json::to_vec(message)?;
-        line.push(b'\n');
-        self.control.write_all(&line).await
-    }
-
-    /// The next news; `None` if there will be none. Safe to cancel.
-    async fn next(&mut self) -> Option<ZygoteNews> {
-        let line = self.lines.next_line().await.ok().flatten()?;
-        serde_json::from_str(&line)
-            .inspect_err(|error| tracing::warn!(line, %error, "no news of a zygote"))
-            .ok()
     }
 
     /// Why a zygote ended before it was ready.
@@ -198,6 +229,12 @@ impl Zygote {
             }
         }
     }
+}
+
+/// The next news; `None` if there will be none. Safe to cancel.
+async fn next_news(lines: &mut Lines<BufReader<OwnedReadHalf>>) -> Option<ZygoteNews> {
+    let line = lines.next_line().await.ok().flatten()?;
+    serde_json::from_str(&line).inspect_err(|error| tracing::warn!(line, %error, "no news of a zygote")).ok()
 }
 
 /// The interpreter with these arguments, after the lines of `worker_init` if there are any.
@@ -313,6 +350,8 @@ impl Drop for StderrTail {
 
 #[cfg(test)]
 mod tests {
+    use funcx_core::model::{Function, IdentityId, TaskId, TaskSpec};
+
     use super::*;
 
     #[test]
@@ -322,6 +361,20 @@ mod tests {
         assert!(matches!(read(r#"{"forked":7,"pid":12}"#), ZygoteNews::Forked { forked: 7, pid: 12 }));
         let exited = read(r#"{"exited":7,"pid":12,"status":null,"signal":9}"#);
         assert!(matches!(exited, ZygoteNews::Exited { exited: 7, status: None, signal: Some(9) }));
+        let started = read(r#"{"started":7,"pid":12,"at":5}"#);
+        assert!(matches!(started, ZygoteNews::Started { started: 7, pid: 12, at: 5 }));
+        let ended = read(r#"{"ended":7,"pid":12,"status":3,"signal":null,"at":6}"#);
+        assert!(matches!(ended, ZygoteNews::Ended { ended: 7, status: Some(3), signal: None, at: 6 }));
+    }
+
+    #[test]
+    fn an_order_says_how_long_its_contents_are() {
+        let spec = TaskSpec::new(Arc::new(Function::shell("echo {0}")), IdentityId::from_u128(1));
+        let task = Task::new(TaskId::from_u128(10), Arc::new(spec), r#"{"args":[1]}"#);
+        let [line, template, payload] = &command_order(7, &task)[..] else { panic!("an empty piece") };
+        let expected = json!({"command": 7, "task": task.id.to_string(), "sizes": [8, 0, 12]});
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(line).unwrap(), expected);
+        assert_eq!((&template[..], &payload[..]), (&b"echo {0}"[..], &br#"{"args":[1]}"#[..]));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use funcx_core::contract::Executor;
 use funcx_core::model::{Failure, Function, Outcome, OutcomeKind, Task};
+use funcx_provider::worker::ProcessPoolConfig;
 
 use crate::support::{Bench, gone, value};
 
@@ -227,15 +228,66 @@ async fn it_writes_to_the_socket_of_its_worker() {
 #[tokio::test]
 async fn it_is_a_shell_command_that_is_cancelled() {
     let mut bench = Bench::new(1).await;
-    let pid_file = bench.work_dir.path().join("pid");
-    let function = Function::shell(format!("sleep 3600 & echo $! > {}; wait", pid_file.display()));
-    let task = bench.task_of(function, "", |_| {});
-    bench.pool.start(vec![task.clone()]);
-    bench.started(task.attempt_id()).await;
-    let pid = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
-    bench.pool.cancel(&[task.attempt_id()]);
-    assert_eq!(bench.outcome(task.attempt_id()).await.kind, OutcomeKind::Cancelled);
-    gone(pid).await;
+    // One that listens, and one that does not.
+    for trap in ["", "trap '' TERM; "] {
+        let template = format!("{trap}sleep 3600 & echo $! > {{0}}; wait; sleep 3600");
+        let (task, pid) = bench.start_shell(&template).await;
+        bench.pool.cancel(&[task.attempt_id()]);
+        assert_eq!(bench.outcome(task.attempt_id()).await.kind, OutcomeKind::Cancelled);
+        gone(pid.trim().parse().unwrap()).await;
+    }
+    still_works(bench).await;
+}
+
+#[tokio::test]
+async fn many_of_them_are_shell_commands_that_are_cancelled_as_they_start() {
+    let mut bench = Bench::new(20).await;
+    let tasks: Vec<_> = (0..40).map(|_| bench.task_of(Function::shell("sleep 3600"), "", |_| {})).collect();
+    bench.pool.start(tasks.clone());
+    // Some have a process by now, some may have none, and half of them wait.
+    bench.started(tasks[0].attempt_id()).await;
+    bench.pool.cancel(&tasks.iter().map(Task::attempt_id).collect::<Vec<_>>());
+    for outcome in bench.outcomes_of(&tasks).await {
+        assert_eq!(outcome.kind, OutcomeKind::Cancelled);
+    }
+    still_works(bench).await;
+}
+
+#[tokio::test]
+async fn it_is_a_shell_command_past_its_walltime() {
+    let mut bench = Bench::new(1).await;
+    let walltime = Some(Duration::from_millis(200));
+    let task = bench.task_of(Function::shell("sleep 3600; true"), "", |spec| spec.shape.walltime = walltime);
+    let outcome = bench.run(task).await;
+    assert_eq!(failure(&outcome, OutcomeKind::TimedOut).code, "TaskTimedOut");
+    still_works(bench).await;
+}
+
+#[tokio::test]
+async fn it_is_a_shell_command_that_cannot_be_run() {
+    let mut bench = Bench::with(1, |config| ProcessPoolConfig { max_result_bytes: 1000, ..config }).await;
+    let cases = [
+        ("echo {missing}", "RemoteExecutionError", "KeyError: 'missing'"),
+        ("echo {0.a}", "RemoteExecutionError", "AttributeError"),
+        ("head -c 2000 /dev/zero", "MaxResultSizeExceeded", "exceeded current limit of 1000B"),
+    ];
+    for (template, code, traceback) in cases {
+        let task = bench.task_of(Function::shell(template), "1", |_| {});
+        let failure = failure(&bench.run(task).await, OutcomeKind::Raised);
+        assert!(failure.code == code && failure.traceback.contains(traceback), "{failure:?}");
+    }
+    still_works(bench).await;
+}
+
+#[tokio::test]
+async fn it_is_a_shell_command_that_kills_the_zygote() {
+    let mut bench = Bench::new(2).await;
+    let (bystander, pid) = bench.start_shell("sleep 3600 & echo $! > {0}; wait").await;
+    let task = bench.task_of(Function::shell("kill -9 $PPID; sleep 3600"), "", |_| {});
+    let outcome = bench.run(task).await;
+    assert_eq!(failure(&outcome, OutcomeKind::Lost).code, "WorkerLost");
+    assert_eq!(failure(&bench.outcome(bystander.attempt_id()).await, OutcomeKind::Lost).code, "WorkerLost");
+    gone(pid.trim().parse().unwrap()).await;
     still_works(bench).await;
 }
 

@@ -26,7 +26,47 @@ async fn shell_commands_run() {
     let task = bench.task_of(Function::shell("echo {0}; echo oops >&2; exit 3"), "\"hello\"", |_| {});
     let outcome = bench.run(task).await;
     let seen: serde_json::Value = serde_json::from_str(value(&outcome)).unwrap();
-    assert_eq!((&seen["returncode"], &seen["stdout"]), (&3.into(), &"hello\n".into()));
+    let expected = serde_json::json!({
+        "returncode": 3, "stdout": "hello\n", "stderr": "oops\n", "cmd": "echo hello; echo oops >&2; exit 3",
+    });
+    assert_eq!((seen, outcome.stdout.len(), outcome.stderr.len()), (expected, 0, 0));
+    let worker: serde_json::Value = serde_json::from_slice(&outcome.worker).unwrap();
+    assert!(worker["python_version"].is_string(), "{worker}");
+    let (started, ended) = (outcome.stamps.at(Hop::Started), outcome.stamps.at(Hop::Ended));
+    assert!(started.is_set() && started <= ended);
+    assert_eq!(bench.started, [outcome.attempt_id()], "it is reported as it starts");
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn commands_and_functions_share_the_slots() {
+    let mut bench = Bench::new(2).await;
+    let tasks: Vec<_> = (0..60)
+        .map(|number| match number % 3 {
+            0 => bench.task_of(Function::shell("echo {0}"), &number.to_string(), |_| {}),
+            _ => bench.task("def f(n):\n    return n", &number.to_string()),
+        })
+        .collect();
+    bench.pool.start(tasks.clone());
+    for (number, outcome) in bench.outcomes_of(&tasks).await.iter().enumerate() {
+        match number % 3 {
+            0 => assert!(value(outcome).contains(&format!(r#""stdout":"{number}\n""#)), "{outcome:?}"),
+            _ => assert_eq!(value(outcome), number.to_string()),
+        }
+    }
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_command_with_large_arguments_does_not_block_the_others() {
+    let mut bench = Bench::new(2).await;
+    let large = format!("\"{}\"", "x".repeat(16 << 20));
+    let mut tasks = vec![bench.task_of(Function::shell("echo {1}"), &format!("{large}, 7"), |_| {})];
+    tasks.extend((0..50).map(|_| bench.task_of(Function::shell("true"), "", |_| {})));
+    bench.pool.start(tasks.clone());
+    let outcomes = bench.outcomes_of(&tasks).await;
+    assert!(value(&outcomes[0]).contains(r#""stdout":"7\n""#));
+    assert!(outcomes.iter().all(|outcome| value(outcome).contains(r#""returncode":0"#)));
     bench.finish().await;
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use funcx_core::contract::{Executor, ExecutorEvent};
-use funcx_core::model::OutcomeKind;
+use funcx_core::model::{Failure, OutcomeKind};
 use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
 
 use crate::support::{Bench, gone, value};
@@ -30,6 +30,26 @@ async fn draining_leaves_no_process() {
     bench.finish().await;
     for pid in pids {
         gone(pid).await;
+    }
+}
+
+#[tokio::test]
+async fn stopping_and_dropping_end_commands() {
+    for stops in [true, false] {
+        let mut bench = Bench::new(2).await;
+        let (task, pids) = bench.start_shell("sleep 3600 & echo [$$,$!] > {0}; wait").await;
+        let pids: [u32; 2] = serde_json::from_str(pids.trim()).unwrap();
+        if stops {
+            bench.pool.stop(Failure::new("BlockEnded", "the block ends"));
+            let failure = bench.outcome(task.attempt_id()).await.failure().unwrap();
+            assert_eq!(failure.code, "BlockEnded");
+            bench.finish().await;
+        } else {
+            drop(bench);
+        }
+        for pid in pids {
+            gone(pid).await;
+        }
     }
 }
 
@@ -82,6 +102,8 @@ async fn victim() {
     println!("{VICTIM} {}", serde_json::to_string(&pids(&mut bench).await).unwrap());
     let child = "import subprocess\ndef f():\n    return [subprocess.Popen(['sleep', '3600']).pid, 1]";
     println!("{VICTIM} {}", value(&bench.run_source(child, "").await));
+    let (_, pids) = bench.start_shell("sleep 3600 & echo [$$,$!] > {0}; wait").await;
+    println!("{VICTIM} {}", pids.trim());
     std::future::pending::<()>().await;
 }
 
@@ -100,10 +122,10 @@ async fn a_killed_manager_takes_the_processes_along() {
     let lines = BufReader::new(victim.stdout.take().unwrap()).lines();
     let reports = lines.map_while(Result::ok).filter_map(|line| Some(line.split_once(VICTIM)?.1.to_owned()));
     let pids: Vec<u32> =
-        reports.take(2).flat_map(|pids| serde_json::from_str::<[u32; 2]>(pids.trim()).unwrap()).collect();
+        reports.take(3).flat_map(|pids| serde_json::from_str::<[u32; 2]>(pids.trim()).unwrap()).collect();
     victim.kill().unwrap();
     victim.wait().unwrap();
-    assert_eq!(pids.len(), 4, "the victim died early");
+    assert_eq!(pids.len(), 6, "the victim died early");
     for pid in pids.into_iter().filter(|pid| *pid > 1) {
         gone(pid).await;
     }

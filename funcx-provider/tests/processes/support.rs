@@ -121,6 +121,16 @@ impl Bench {
         outcomes
     }
 
+    /// A command, started, which writes a line to the FIFO that takes the place of `{0}`. What it has written.
+    pub(crate) async fn start_shell(&mut self, template: &str) -> (Task, String) {
+        let fifo = self.work_dir.path().join(format!("fifo{}", self.next_id));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let task = self.task_of(Function::shell(template.to_owned()), &format!("{fifo:?}"), |_| {});
+        self.pool.start(vec![task.clone()]);
+        let line = tokio::time::timeout(PATIENCE, tokio::fs::read_to_string(fifo));
+        (task, line.await.expect("it says nothing").unwrap())
+    }
+
     /// Waits until this attempt is reported as started.
     pub(crate) async fn started(&mut self, attempt: AttemptId) {
         while !self.started.contains(&attempt) {

@@ -36,7 +36,7 @@ HAS_SDK = importlib.util.find_spec("globus_compute_sdk") is not None
 needs_dill = unittest.skipUnless(HAS_DILL, "dill is not installed")
 needs_sdk = unittest.skipUnless(HAS_SDK, "globus-compute-sdk is not installed")
 
-PYTHON_SOURCE, GLOBUS_COMPUTE, SHELL = 1, 2, 3
+PYTHON_SOURCE, GLOBUS_COMPUTE = 1, 2
 RETURNED, RAISED = 0, 1
 ANNOUNCE = 1
 
@@ -86,7 +86,7 @@ class Outcome:
 
     @property
     def value(self):
-        """What a function of kind 1 or 3 has returned."""
+        """What a function of kind 1 has returned."""
         assert self.kind == RETURNED, self.payload.decode()
         return json.loads(self.payload)
 
@@ -775,49 +775,6 @@ class Processes(WorkerTest):
         self.assert_alive(connection)
 
 
-class Shell(WorkerTest):
-    def shell(self, template):
-        connection = self.start()
-        connection.send(function_frame(1, SHELL, template))
-        return connection
-
-    def test_round_trip(self):
-        connection = self.shell("echo {0} {name}; echo é >&2; exit {code}")
-        outcome = connection.run(payload=json_payload("hello", name="world", code=3))
-        expected = {"returncode": 3, "stdout": "hello world\n", "stderr": "é\n"}
-        self.assertEqual(outcome.value, dict(expected, cmd="echo hello world; echo é >&2; exit 3"))
-        self.assertEqual((outcome.stdout, outcome.stderr), (b"", b""))
-
-    def test_signal(self):
-        self.assertEqual(self.shell("kill -9 $$").run().value["returncode"], -9)
-
-    def test_template_errors_are_the_user_s(self):
-        self.assertIn("KeyError: 'missing'", self.shell("echo {missing}").run().error["traceback"])
-
-    def test_braces(self):
-        self.assertEqual(self.shell("a=1; echo ${{a}}").run().value["stdout"], "1\n")
-
-    def test_surroundings(self):
-        connection = self.shell("cat; echo $FUNCX_TASK_ID $A; pwd -P")
-        task_id = uuid.uuid4()
-        value = connection.run(task_id=task_id, env={"A": "x"}).value
-        self.assertEqual(value["stdout"], f"{task_id} x\n{os.path.realpath(self.work_dir)}\n")
-        self.assertEqual(value["stderr"], "")
-
-    def test_the_command_is_of_the_worker_s_group(self):
-        connection = self.shell("ps -o pgid= -p $$ || cut -d' ' -f5 /proc/$$/stat")
-        self.assertEqual(int(connection.run().value["stdout"]), connection.hello["pid"])
-
-    def test_a_broken_pipe_ends_a_command_as_usual(self):
-        self.assertEqual(self.shell("yes | head -n 1; exit ${{PIPESTATUS[0]}}").run().value["returncode"], 128 + 13)
-
-    def test_output_is_bounded(self):
-        self.max_output_bytes = 10
-        value = self.shell("printf 0123456789abcdef; printf é >&2").run().value
-        self.assertEqual(value["stdout"], "[… 6 bytes dropped]\n6789abcdef")
-        self.assertEqual(value["stderr"], "é")
-
-
 def vectors():
     with open(VECTORS, encoding="utf-8") as file:
         return json.load(file)
@@ -1111,7 +1068,11 @@ class ZygoteProcess:
             self.process = subprocess.Popen([sys.executable, WORKER, "zygote"], stdin=theirs, **popen)
         test.addCleanup(self.process.wait, TIMEOUT_S)
         test.addCleanup(self.close)
-        self.send(socket=test.socket_path, preload=list(preload))
+        self.output_dir = os.path.join(test.directory, "output")
+        os.makedirs(self.output_dir, exist_ok=True)
+        self.send(
+            socket=test.socket_path, preload=list(preload), work_dir=test.work_dir, output_dir=self.output_dir
+        )
         self.ready = self.receive()["ready"]
 
     def close(self):
@@ -1124,9 +1085,34 @@ class ZygoteProcess:
     def receive(self):
         return json.loads(self.lines.readline())
 
+    def news(self):
+        """The next news, without their time."""
+        news = self.receive()
+        self.test.assertGreater(news.pop("at"), 0)
+        return news
+
+    def start(self, number, template, payload=b"", task_id=None, **options):
+        """The process id of a command that has been started."""
+        contents = [template.encode(), json.dumps(options).encode() if options else b"", payload]
+        line = {"command": number, "task": str(task_id or uuid.uuid4()), "sizes": [len(part) for part in contents]}
+        self.control.sendall(b"".join([json.dumps(line).encode(), b"\n", *contents]))
+        started = self.news()
+        self.test.assertEqual(started, {"started": number, "pid": started["pid"]})
+        return started["pid"]
+
+    def end(self, number, pid):
+        """How a command ended: its code, or minus its signal."""
+        ended = self.news()
+        self.test.assertEqual((ended["ended"], ended["pid"]), (number, pid))
+        return ended["status"] if ended["signal"] is None else -ended["signal"]
+
+    def run(self, template, number=1, **task):
+        """How a command ended, and what it has left."""
+        return Left(self, number, self.end(number, self.start(number, template, **task)))
+
     def fork(self, worker_id):
         self.send(fork=worker_id)
-        forked = self.receive()
+        forked = self.news()
         connection = self.test.accept()
         self.test.assertEqual(forked, {"forked": worker_id, "pid": connection.hello["pid"]})
         self.test.assertEqual(connection.hello["worker"], worker_id)
@@ -1138,7 +1124,151 @@ class ZygoteProcess:
         return connection
 
 
+class Left:
+    """What a command has left in its files."""
+
+    def __init__(self, zygote, number, code):
+        self.code, self.files = code, {}
+        for name in os.listdir(zygote.output_dir):
+            if name.startswith(f"{number}."):
+                with open(os.path.join(zygote.output_dir, name), encoding="utf-8") as file:
+                    self.files[name.split(".")[1]] = file.read()
+
+    @property
+    def streams(self):
+        assert "raised" not in self.files, self.files
+        return self.files["stdout"], self.files["stderr"]
+
+    @property
+    def error(self):
+        return json.loads(self.files["raised"])
+
+
+class Shell(WorkerTest):
+    def test_round_trip(self):
+        payload = json_payload("hello", name="world", code=3)
+        left = ZygoteProcess(self).run("echo {0} {name}; echo é >&2; exit {code}", payload=payload)
+        self.assertEqual((left.code, left.streams), (3, ("hello world\n", "é\n")))
+        self.assertEqual(left.files["cmd"], "echo hello world; echo é >&2; exit 3")
+        self.assertNotIn("cmd", ZygoteProcess(self).run("true", 2).files)
+
+    def test_signal(self):
+        self.assertEqual(ZygoteProcess(self).run("kill -9 $$").code, -9)
+
+    def test_template_errors_are_the_user_s(self):
+        error = ZygoteProcess(self).run("echo {missing}").error
+        self.assertEqual(error["code"], "RemoteExecutionError")
+        self.assertIn("KeyError: 'missing'", error["traceback"])
+
+    def test_what_cannot_be_run_is_raised(self):
+        zygote = ZygoteProcess(self)
+        cases = [
+            ("echo {0", b"", {}, "ValueError"),
+            ("echo {0.a}", json_payload("x"), {}, "AttributeError"),
+            ("echo {0}", b"[", {}, "CouldNotExecuteUserTaskError"),
+            ("echo {0}", b"[" * 1_000_000, {}, "CouldNotExecuteUserTaskError"),
+            ("echo {0}", json_payload("x" * (256 << 10)), {}, "OSError: [Errno 7]"),
+            ("echo {0}", json_payload("\0"), {}, "null byte"),
+            ("echo", b"", {"env": [1]}, "CouldNotExecuteUserTaskError('malformed task options"),
+            ("echo", b"", {"env": {"A": 1}}, "TypeError"),
+        ]
+        for number, (template, payload, options, error) in enumerate(cases):
+            with self.subTest(template=template, error=error):
+                left = zygote.run(template, number, payload=payload, **options)
+                self.assertIn(error, left.error["traceback"])
+        self.assertEqual(zygote.run("echo ok", 99).streams, ("ok\n", ""))
+
+    @unittest.skipUnless(sys.platform == "linux", "elsewhere there may be no limit of memory")
+    def test_a_hostile_template_hurts_nobody_else(self):
+        # A stand-in for a machine with little memory.
+        resource = importlib.import_module("resource")
+        limit = (4 << 30, resource.getrlimit(resource.RLIMIT_AS)[1])
+        zygote = ZygoteProcess(self, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit))
+        self.assertIn("MemoryError", zygote.run("echo {0:>9999999999}", payload=json_payload("x")).error["traceback"])
+        self.assertEqual(zygote.run("echo ok", 2).streams, ("ok\n", ""))
+
+    def test_braces(self):
+        self.assertEqual(ZygoteProcess(self).run("a=1; echo ${{a}}").streams[0], "1\n")
+
+    def test_surroundings(self):
+        task_id = uuid.uuid4()
+        template = "cat; echo $FUNCX_TASK_ID $A $PARSL_CORES; pwd -P"
+        left = ZygoteProcess(self).run(template, task_id=task_id, env={"A": "x"}, resource_specification={"cores": 2})
+        self.assertEqual(left.streams, (f"{task_id} x 2\n{os.path.realpath(self.work_dir)}\n", ""))
+
+    def test_sandbox(self):
+        task_id = uuid.uuid4()
+        left = ZygoteProcess(self).run("pwd -P; echo $GC_TASK_SANDBOX_DIR", task_id=task_id, sandbox=True)
+        sandbox = os.path.join(self.work_dir, str(task_id))
+        self.assertEqual(left.streams[0], f"{os.path.realpath(sandbox)}\n{sandbox}\n")
+
+    def test_the_command_leads_a_session_and_its_group(self):
+        zygote = ZygoteProcess(self)
+        pid = zygote.start(1, "cut -d' ' -f5,6 /proc/$$/stat || ps -o pgid=,sess= -p $$")
+        self.assertEqual(zygote.end(1, pid), 0)
+        self.assertEqual(Left(zygote, 1, 0).streams[0].split(), [str(pid), str(pid)])
+
+    def test_a_broken_pipe_ends_a_command_as_usual(self):
+        self.assertEqual(ZygoteProcess(self).run("yes | head -n 1; exit ${{PIPESTATUS[0]}}").code, 128 + 13)
+
+    def test_signals_have_their_usual_effect(self):
+        zygote = ZygoteProcess(self)
+        for number, name in enumerate(["TERM", "INT", "CHLD", "XFSZ"]):
+            expected = 0 if name == "CHLD" else -getattr(signal, f"SIG{name}")
+            self.assertEqual(zygote.run(f"kill -{name} $$", number).code, expected)
+
+    def test_writers_do_not_overwrite_each_other(self):
+        left = ZygoteProcess(self).run("echo one; echo two >/dev/stderr; (echo three); echo four >&2")
+        self.assertEqual(left.streams, ("one\nthree\n", "two\nfour\n"))
+
+    def test_a_termination_is_not_lost_however_early_it_comes(self):
+        zygote = ZygoteProcess(self)
+        for number in range(20):
+            pid = zygote.start(number, "sleep 1000")
+            # As the manager does: the group may not be there yet.
+            try:
+                os.killpg(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                os.kill(pid, signal.SIGTERM)
+            self.assertEqual(zygote.end(number, pid), -15)
+
+    def test_a_large_command_order_among_others(self):
+        zygote = ZygoteProcess(self)
+        payload = json_payload("x" * (8 << 20), short="y")
+        self.assertEqual(zygote.run("echo {short}", payload=payload).streams[0], "y\n")
+        self.assert_alive(zygote.fork(7))
+
+
 class Zygote(WorkerTest):
+    def test_nothing_of_a_command_outlives_it(self):
+        fifo = self.fifo()
+        zygote = ZygoteProcess(self)
+        os.mkfifo(f"{fifo}.go")
+        pid = zygote.start(1, f"sleep 1000 >{fifo} & read line <{fifo}.go")
+        with open(fifo) as reader:
+            with open(f"{fifo}.go", "w") as go:
+                go.write("on\n")
+            self.assertEqual(zygote.end(1, pid), 0)
+            self.assertEqual(reader.read(), "")
+
+    def test_end_of_the_manager_is_the_end_of_the_commands(self):
+        fifo = self.fifo()
+        zygote = ZygoteProcess(self)
+        zygote.start(1, f"sleep 1000 >{fifo}; true")
+        with open(fifo) as reader:
+            zygote.close()
+            self.assertEqual(reader.read(), "")
+        self.assertEqual(zygote.process.wait(TIMEOUT_S), 0)
+
+    @unittest.skipUnless(sys.platform == "linux", "only Linux tells a child of its parent's death")
+    def test_a_killed_zygote_takes_its_commands_along(self):
+        fifo = self.fifo()
+        zygote = ZygoteProcess(self)
+        zygote.start(1, f"exec sleep 1000 >{fifo}")
+        with open(fifo) as reader:
+            zygote.process.kill()
+            self.assertEqual(reader.read(), "")
+
     def test_fork(self):
         zygote = ZygoteProcess(self)
         self.assertEqual(zygote.ready["pid"], zygote.process.pid)
@@ -1149,7 +1279,7 @@ class Zygote(WorkerTest):
             self.assert_alive(connection)
         first.send(frame("X"))
         exited = {"exited": 3, "pid": first.hello["pid"], "status": 0, "signal": None}
-        self.assertEqual(zygote.receive(), exited)
+        self.assertEqual(zygote.news(), exited)
         self.assert_alive(second)
 
     def test_exit_status_and_signal_of_a_task(self):
@@ -1164,7 +1294,7 @@ class Zygote(WorkerTest):
                 connection = zygote.fork_with(worker_id, f"def f(): {body}")
                 connection.send(tasks_frame(Task(1)))
                 self.assertIsNone(connection.receive())
-                exited = zygote.receive()
+                exited = zygote.news()
                 pid = connection.hello["pid"]
                 self.assertEqual(exited, {"exited": worker_id, "pid": pid, "status": status, "signal": number})
 

@@ -4,18 +4,16 @@ use funcx_core::model::{Failure, Now, OutcomeKind};
 
 use super::super::protocol::FrameWriter;
 use super::super::slot::{Cause, Ending, Stage};
-use super::{PoolOutput, PoolState, Zygote, key_of};
+use super::{PoolOutput, PoolState, Zygote, waiting::Queue};
 
 impl PoolState {
-    /// Takes no more tasks and gives back those that no worker was sent; ends the workers when the others are done.
+    /// Takes no more tasks and gives back those that wait; ends the workers when the others are done.
     pub(in super::super) fn drain(&mut self, now: Now) {
         self.touch(now);
         self.draining = true;
-        for tag in std::mem::take(&mut self.queue) {
-            let key = key_of(tag);
-            if self.entries.get(key).is_some_and(|entry| entry.tag == tag) {
-                self.dequeue(key as u32);
-                self.give_back(key as u32);
+        for commands in [false, true] {
+            while let Some(key) = self.take_next(commands, |_, _| true) {
+                self.give_back(key);
             }
         }
     }
@@ -29,6 +27,7 @@ impl PoolState {
             if self.slots[slot].is_ready() && !self.slots[slot].pipeline.is_empty() {
                 self.end(slot, Cause::Stopped);
             }
+            self.stop_command(slot, Cause::Stopped);
         }
     }
 
@@ -39,9 +38,13 @@ impl PoolState {
         let failure = Failure::new("ExecutorDropped", "the executor was dropped before the task ended");
         let keys: Vec<_> = self.entries.iter().map(|(key, _)| key as u32).collect();
         keys.into_iter().for_each(|key| self.fail(key, OutcomeKind::Lost, &failure));
-        (0..self.slots.len()).for_each(|slot| self.slots[slot].pipeline.clear());
+        for slot in 0..self.slots.len() {
+            self.slots[slot].pipeline.clear();
+            self.slots[slot].command = None;
+        }
         self.expiries.clear();
-        (self.waiting, self.broken) = (0, Some(failure.message));
+        (self.calls, self.commands, self.broken) =
+            (Queue::default(), Queue::default(), Some(failure.message));
     }
 
     /// Ends workers and zygote once a draining pool has no tasks left.

@@ -14,7 +14,10 @@ use super::{PoolOutput, PoolState, Signal, Step, Zygote, pause};
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 /// A head without news for so long is reported as started, for the eyes of people.
 const REPORT_AFTER: Duration = Duration::from_millis(200);
-/// Processes that are asked for at a time. Forking takes a millisecond or two, and the hello follows at once.
+/// Workers that are forked before tasks wait for them: twice as many as a large machine has cores. More of them are
+/// forked for tasks that wait; a pool of ten thousand slots may only ever run commands.
+pub(super) const WARM_WORKERS: usize = 256;
+/// Workers, and commands, that are asked for at a time. Forking takes a millisecond or two, and the hello follows at once.
 pub(super) const MAX_BOOTING: usize = 64;
 /// From the request for a process to its hello. Importing packages from a busy file system can take long.
 pub(super) const BOOT_TIME: Duration = Duration::from_secs(60);
@@ -32,12 +35,13 @@ const ZYGOTE_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_ZYGOTE_PAUSE: Duration = Duration::from_secs(30);
 
 impl PoolState {
-    pub(in super::super) fn handle_zygote_ready(&mut self, now: Now) {
+    /// The zygote forks from now on. `details` are what it says about its Python, which is that of the workers.
+    pub(in super::super) fn handle_zygote_ready(&mut self, details: Bytes, now: Now) {
         self.touch(now);
-        self.zygote = Zygote::Ready;
+        (self.zygote, self.details) = (Zygote::Ready, details);
     }
 
-    /// The zygote is gone or could not be started. Its workers end with it.
+    /// The zygote is gone or could not be started. Its workers and commands end with it.
     pub(in super::super) fn handle_zygote_lost(&mut self, reason: String, now: Now) {
         self.touch(now);
         // One that was stopped because its workers did not start is replaced, even if what is left is all there will be.
@@ -57,6 +61,7 @@ impl PoolState {
             self.broken = Some(reason);
         }
         for slot in 0..self.slots.len() {
+            self.lose_command(slot);
             if self.slots[slot].is_taken() {
                 if !matches!(self.slots[slot].stage, Stage::Ending(_)) {
                     self.end(slot, Cause::ZygoteLost);
@@ -131,6 +136,11 @@ impl PoolState {
     }
 
     pub(super) fn plan(&self, slot: usize) -> Option<(Tick, Step)> {
+        let command = self.command_due(slot).map(|due| (due, Step::Command));
+        command.into_iter().chain(self.plan_worker(slot)).min_by_key(|(due, _)| *due)
+    }
+
+    fn plan_worker(&self, slot: usize) -> Option<(Tick, Step)> {
         let place = &self.slots[slot];
         match &place.stage {
             Stage::Vacant { .. } => None,
@@ -183,6 +193,7 @@ impl PoolState {
                 }
             }
             Step::Settle => self.settle(slot),
+            Step::Command => self.advance_command(slot),
         }
     }
 
@@ -199,7 +210,8 @@ impl PoolState {
         let may_fork = self.zygote == Zygote::Ready
             && self.needs_workers()
             && self.slots.booting() < MAX_BOOTING
-            && (self.waiting > 0 || self.slots.ending() == 0);
+            && (self.calls.waiting > 0 || self.slots.ending() == 0)
+            && (self.slots.workers() < WARM_WORKERS || self.calls.waiting > self.slots.booting());
         if may_fork { self.slots.next_vacant() } else { None }
     }
 
@@ -216,16 +228,22 @@ impl PoolState {
 
     /// Ends the process of a slot: gently if its task was cancelled or the pool is stopped, else at once.
     pub(super) fn end(&mut self, slot: usize, cause: Cause) {
+        let (signal, ending) = self.ending(cause);
         let place = &mut self.slots[slot];
+        tracing::debug!(worker = place.worker, pid = place.pid, cause = ?ending.cause, "ending a worker");
+        self.outputs.extend(place.pid.map(|pid| PoolOutput::Signal { pid, signal }));
+        place.stage = Stage::Ending(ending);
+    }
+
+    /// How a process that must end is made to.
+    pub(super) fn ending(&self, cause: Cause) -> (Signal, Ending) {
         let (signal, kill_at, settle_at) = match cause {
             Cause::Cancelled(_) | Cause::Stopped => {
                 (Signal::Terminate, Some(self.now.tick + self.settings.kill_grace), None)
             }
             _ => (Signal::Kill, None, Some(self.now.tick + REAP_TIME)),
         };
-        tracing::debug!(worker = place.worker, pid = place.pid, ?cause, "ending a worker");
-        self.outputs.extend(place.pid.map(|pid| PoolOutput::Signal { pid, signal }));
-        place.stage = Stage::Ending(Ending { cause, kill_at, settle_at });
+        (signal, Ending { cause, kill_at, settle_at })
     }
 
     /// The process is gone; what it sent may still have to be read.

@@ -1,6 +1,10 @@
 //! Every decision of the process pool, without I/O: which worker gets which task, what happens to it when a worker
 //! dies, is too slow or lies.
 //!
+//! **What a slot is for.** A slot has a worker with its tasks, or one command, whose process the zygote forks for it.
+//! A command takes a slot without a worker if there is one, else one whose worker has no task and waits until the
+//! command has ended. A free slot goes to what came first, a task for a worker or a command.
+//!
 //! **Which worker.** Workers without tasks first. A worker is given tasks ahead, so that it need not wait for the next
 //! one, but no more than take about [`PIPELINE_NANOS`](super::functions::PIPELINE_NANOS) by the measured mean of their
 //! functions: a task of ten milliseconds or more holds up nobody. The others wait here.
@@ -18,8 +22,9 @@
 //!
 //! **Cancelling.** A waiting task is cancelled at once. A task in a pipeline is cancelled when it is given back; if it is the
 //! head for [`PATIENCE`](life::PATIENCE), its worker is stopped. Whatever else comes of it, its outcome is `Cancelled`. Its
-//! neighbours in the pipeline fare as in a death for which nobody is to blame.
+//! neighbours in the pipeline fare as in a death for which nobody is to blame. A command is stopped at once.
 
+mod commands;
 mod drain;
 mod frames;
 mod life;
@@ -37,13 +42,17 @@ use std::{
 
 use bytes::Bytes;
 use funcx_core::contract::{Capacity, ExecutorEvent};
-use funcx_core::model::{AttemptId, Failure, IdMap, Now, Outcome, OutcomeKind, Task, Tick, Timestamp, limit};
+use funcx_core::model::{
+    AttemptId, Failure, FunctionKind, IdMap, Now, Outcome, OutcomeKind, Task, Tick, Timestamp, limit,
+};
 use slab::Slab;
 
 use super::functions::{FunctionTable, MeanTime};
 use super::protocol::{FrameWriter, Welcome, kind_code, unsendable};
+use super::slot::{Cause, Exit};
 
 use self::slots::Slots;
+use self::waiting::Queue;
 
 /// What the driver should do next.
 #[derive(Debug)]
@@ -56,9 +65,15 @@ pub(super) enum PoolOutput {
     StopZygote,
     /// Ask the zygote for the worker with this number.
     Fork(u64),
+    /// Ask the zygote for the command of this task, by this number.
+    RunCommand { number: u64, task: Task },
+    /// Read what the command with this number wrote, and then forget that; `handle_command_read` follows.
+    ReadOutput { number: u64, template: Bytes, exit: Exit },
+    /// Forget what the command with this number wrote.
+    DropOutput(u64),
     /// Write to a worker.
     Send { worker: u64, pieces: Vec<Bytes> },
-    /// Send a signal to the process group of a worker.
+    /// Send a signal to the process group of a worker or a command.
     Signal { pid: u32, signal: Signal },
     /// Ask the worker with this process id to give back what has not begun.
     Recall(u32),
@@ -91,9 +106,11 @@ pub(super) struct PoolState {
     functions: FunctionTable,
     entries: Slab<Entry>,
     index: IdMap<AttemptId, u32>,
-    /// Tags of waiting tasks, and of some that were cancelled meanwhile.
-    queue: VecDeque<u64>,
-    waiting: usize,
+    /// Waiting tasks for workers.
+    calls: Queue,
+    /// Waiting commands.
+    commands: Queue,
+    arrivals: u64,
     /// Waiting tasks that must begin or end by some time, and that time.
     expiries: BTreeSet<(Tick, u32)>,
     slots: Slots,
@@ -104,6 +121,11 @@ pub(super) struct PoolState {
     turn: usize,
     advertised: Capacity,
     zygote: Zygote,
+    /// What the zygote says about its Python.
+    details: Bytes,
+    /// Commands in a row for which the system had no process, and when to ask again.
+    refused: u32,
+    ask_again: Tick,
     /// Zygotes in a row without a living worker.
     zygotes_lost: u32,
     /// Processes in a row that ended before their hello, and how the last one did.
@@ -139,6 +161,8 @@ struct Entry {
     task: Task,
     /// Key in the low half, a serial number in the high half: an old tag never fits another task.
     tag: u64,
+    /// Grows with every task that comes.
+    arrival: u64,
     function: u32,
     /// Share of a pipeline that it takes, while it is in one.
     cost: u64,
@@ -154,6 +178,11 @@ struct Entry {
 impl Entry {
     fn at_most_once(&self) -> bool {
         self.task.spec.limits.max_attempts <= 1
+    }
+
+    /// Whether it needs no worker.
+    fn is_command(&self) -> bool {
+        is_command(&self.task)
     }
 
     /// Whether it must begin or end by some time. Then it is put behind no other task: nobody could take it back.
@@ -177,6 +206,8 @@ enum Step {
     StopAtDeadline,
     Kill,
     Settle,
+    /// Something for its command.
+    Command,
 }
 
 impl PoolState {
@@ -188,8 +219,9 @@ impl PoolState {
             functions: FunctionTable::new(limit::MAX_WORKER_FUNCTIONS),
             entries: Slab::new(),
             index: IdMap::default(),
-            queue: VecDeque::new(),
-            waiting: 0,
+            calls: Queue::default(),
+            commands: Queue::default(),
+            arrivals: 0,
             expiries: BTreeSet::new(),
             slots,
             mean: MeanTime::default(),
@@ -197,6 +229,9 @@ impl PoolState {
             turn: 0,
             advertised: Capacity::default(),
             zygote: Zygote::Starting,
+            details: Bytes::new(),
+            refused: 0,
+            ask_again: now.tick,
             zygotes_lost: 0,
             unborn: 0,
             last_unborn: String::new(),
@@ -250,9 +285,11 @@ impl PoolState {
                 self.drop_function(forgotten);
             }
             let suspect = task.granted > 0;
+            self.arrivals += 1;
             let key = self.entries.insert(Entry {
                 task,
                 tag: 0,
+                arrival: self.arrivals,
                 function,
                 cost: 0,
                 slot: None,
@@ -262,14 +299,13 @@ impl PoolState {
                 setbacks: 0,
             }) as u32;
             self.index.insert(attempt, key);
-            let tag = self.enqueue(key);
-            self.queue.push_back(tag);
+            self.enqueue(key, false);
         }
     }
 
     fn refusal(&self, task: &Task) -> Option<(OutcomeKind, Failure)> {
         let lost = |code: &str, message: String| Some((OutcomeKind::Lost, Failure::new(code, message)));
-        if kind_code(task.spec.function.kind()).is_none() {
+        if kind_code(task.spec.function.kind()).is_none() && !is_command(task) {
             let message = format!("no worker here runs {} functions", task.spec.function.kind());
             return Some((OutcomeKind::Raised, Failure::new("UnsupportedFunctionKind", message)));
         }
@@ -293,13 +329,17 @@ impl PoolState {
             let entry = &mut self.entries[key as usize];
             if let Some(slot) = entry.slot {
                 entry.cancelled = true;
-                self.slots.touch(slot as usize);
+                let cause = Cause::Cancelled(entry.tag);
+                match entry.is_command() {
+                    true => self.stop_command(slot as usize, cause),
+                    false => self.slots.touch(slot as usize),
+                }
             } else {
                 self.dequeue(key);
                 self.fail(key, OutcomeKind::Cancelled, &cancelled());
             }
         }
-        self.tidy_queue();
+        self.tidy_queues();
     }
 
     /// The time is later.
@@ -326,7 +366,7 @@ impl PoolState {
         {
             self.expire(key);
         }
-        self.tidy_queue();
+        self.tidy_queues();
     }
 
     /// Files the slots that have changed where they belong now.
@@ -349,7 +389,9 @@ impl PoolState {
         };
         let fork = self.next_fork().map(|(due, _)| due);
         let expiry = self.expiries.first().map(|(due, _)| *due);
-        [zygote, fork, expiry, self.slots.next_timer()].into_iter().flatten().min()
+        let ask_again =
+            (self.commands.waiting > 0 && self.ask_again > self.now.tick).then_some(self.ask_again);
+        [zygote, fork, expiry, ask_again, self.slots.next_timer()].into_iter().flatten().min()
     }
 
     pub(super) fn poll_output(&mut self) -> Option<PoolOutput> {
@@ -444,6 +486,11 @@ impl PoolState {
             self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Capacity(self.advertised)));
         }
     }
+}
+
+/// Whether a task is run by the zygote and not by a worker.
+fn is_command(task: &Task) -> bool {
+    task.spec.function.kind() == FunctionKind::Shell
 }
 
 const fn key_of(tag: u64) -> usize {

@@ -7,28 +7,26 @@ use super::super::protocol::{FrameWriter, TaskItem};
 use super::{PoolOutput, PoolState};
 
 impl PoolState {
-    /// Gives waiting tasks to workers as far as they have room, in order of arrival.
+    /// Gives waiting tasks to workers, and free slots to waiting commands, in order of arrival.
     pub(super) fn schedule(&mut self) {
         if let Some(reason) = &self.broken {
             let failure = Failure::new("NoWorker", format!("no worker process can be started: {reason}"));
-            while let Some(key) = self.take_next(|_, _| true) {
-                self.fail(key, OutcomeKind::Lost, &failure);
+            for commands in [false, true] {
+                while let Some(key) = self.take_next(commands, |_, _| true) {
+                    self.fail(key, OutcomeKind::Lost, &failure);
+                }
             }
         }
-        if self.waiting == 0 {
+        if self.calls.waiting + self.commands.waiting == 0 {
             return;
         }
         self.file_slots();
         let mut given = Vec::new();
-        while let Some(slot) = self.slots.next_idle(self.turn)
-            && self.give(slot, 1) > 0
-        {
-            given.push(slot);
-        }
+        while self.fill_slot(&mut given) {}
         // What is left is spread evenly. A worker that is full leaves its share to the others, in another round.
-        while self.waiting > 0 && self.slots.roomy().len() > 0 {
-            let share = self.waiting.div_ceil(self.slots.roomy().len());
-            let round: Vec<_> = self.slots.roomy().take(self.waiting).collect();
+        while self.calls.waiting > 0 && self.slots.roomy().len() > 0 {
+            let share = self.calls.waiting.div_ceil(self.slots.roomy().len());
+            let round: Vec<_> = self.slots.roomy().take(self.calls.waiting).collect();
             let mut is_full = false;
             for slot in round {
                 if self.is_stuck(slot) {
@@ -51,11 +49,27 @@ impl PoolState {
         given.into_iter().for_each(|slot| self.send_tasks(slot));
     }
 
-    /// Puts up to `share` waiting tasks into the pipeline of a ready slot; returns how many.
+    /// Gives a free slot to the task that came first, or to the first one of the other kind if that is all it is good for;
+    /// false if there is no slot to give.
+    fn fill_slot(&mut self, given: &mut Vec<usize>) -> bool {
+        let command_is_first = self.first_arrival(true) < self.first_arrival(false);
+        [command_is_first, !command_is_first].into_iter().any(|command| match command {
+            true => self.start_next_command(command_is_first),
+            false => {
+                let slot = self.slots.next_idle(self.turn).filter(|slot| self.give(*slot, 1) > 0);
+                given.extend(slot);
+                slot.is_some()
+            }
+        })
+    }
+
+    /// Puts up to `share` waiting tasks into the pipeline of a ready slot; returns how many. Behind others it puts only what
+    /// came before all waiting commands: they wait for the pipeline to end.
     fn give(&mut self, slot: usize, share: usize) -> usize {
+        let first_command = self.first_arrival(true);
         let mut given = 0;
         while given < share
-            && let Some(key) = self.take_next(|state, key| state.fits(slot, key))
+            && let Some(key) = self.take_next(false, |state, key| state.fits(slot, key, first_command))
         {
             given += 1;
             self.renew_tag(key);
@@ -83,12 +97,13 @@ impl PoolState {
         given
     }
 
-    fn fits(&self, slot: usize, key: u32) -> bool {
-        let place = &self.slots[slot];
+    fn fits(&self, slot: usize, key: u32, first_command: u64) -> bool {
+        let (place, entry) = (&self.slots[slot], &self.entries[key as usize]);
         place.pipeline.is_empty()
             || (place.cost + self.cost(key) <= PIPELINE_NANOS
                 && place.bytes < limit::TARGET_BATCH_BYTES
-                && !self.entries[key as usize].is_urgent())
+                && !entry.is_urgent()
+                && entry.arrival < first_command)
     }
 
     /// A head that takes longer than all of the pipeline should is not what the means have promised.

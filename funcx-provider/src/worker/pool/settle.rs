@@ -12,15 +12,16 @@ pub(super) const MAX_SETBACKS: u8 = 8;
 /// Processes in a row that end before their hello; then the zygote is at fault.
 pub(super) const MAX_UNBORN: u32 = 8;
 /// The first workers that die are replaced at once, the next ones after pauses from this one to that one.
-const PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl PoolState {
     /// Decides about every task of a slot whose process is gone, and makes room for the next process.
     pub(super) fn settle(&mut self, slot: usize) {
         let place = &mut self.slots[slot];
         let next = place.worker + self.settings.workers as u64;
-        let gone = std::mem::replace(place, Slot::vacant(next, self.now.tick));
+        let command = place.command.take();
+        let gone = std::mem::replace(place, Slot { command, ..Slot::vacant(next, self.now.tick) });
         self.outputs.push_back(PoolOutput::Close(gone.worker));
         let Stage::Ending(ending) = &gone.stage else { return };
         let exit = gone.exit.clone().unwrap_or_default();
@@ -44,7 +45,7 @@ impl PoolState {
     }
 
     /// Ends a task that was to be stopped, whether or not the worker was for that reason.
-    fn settle_stopped(&mut self, key: u32, cause: &Cause) -> bool {
+    pub(super) fn settle_stopped(&mut self, key: u32, cause: &Cause) -> bool {
         let entry = &self.entries[key as usize];
         let (kind, failure) = if entry.cancelled {
             (OutcomeKind::Cancelled, cancelled())
@@ -112,8 +113,7 @@ impl PoolState {
         }
         let entry = &mut self.entries[key as usize];
         (entry.slot, entry.announced) = (None, false);
-        let tag = self.enqueue(key);
-        self.queue.push_front(tag);
+        self.enqueue(key, true);
     }
 
     /// Time before the next process of a slot is asked for.

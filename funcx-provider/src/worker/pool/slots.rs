@@ -24,6 +24,8 @@ pub(super) struct Slots {
     /// By expected time of what they have.
     roomy: BTreeSet<(u64, u32)>,
     ending: usize,
+    workers: usize,
+    starting: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,8 @@ struct Filed {
     is_touched: bool,
     timer: Option<Tick>,
     place: Place,
+    has_worker: bool,
+    is_starting: bool,
 }
 
 /// Where a slot is filed.
@@ -44,13 +48,21 @@ enum Place {
     /// With tasks that take this long, and room for more.
     Roomy(u64),
     Full,
+    /// With a command, and no worker or an idle one.
+    Occupied,
     Ending,
 }
 
 impl Slots {
     /// Slots whose processes are to be asked for now. The number of a process tells its slot.
     pub(super) fn new(count: u32, now: Tick) -> Self {
-        let filed = Filed { is_touched: false, timer: None, place: Place::Vacant(now) };
+        let filed = Filed {
+            is_touched: false,
+            timer: None,
+            place: Place::Vacant(now),
+            has_worker: false,
+            is_starting: false,
+        };
         Self {
             all: (0..count).map(|slot| Slot::vacant(u64::from(slot), now)).collect(),
             filed: vec![filed; count as usize],
@@ -61,6 +73,8 @@ impl Slots {
             idle: BTreeSet::new(),
             roomy: BTreeSet::new(),
             ending: 0,
+            workers: 0,
+            starting: 0,
         }
     }
 
@@ -87,7 +101,12 @@ impl Slots {
     /// Files a slot. `timer` is when it has something to do if nothing happens before.
     pub(super) fn file(&mut self, slot: usize, timer: Option<Tick>) {
         let (key, place) = (slot as u32, place_of(&self.all[slot]));
-        let old = std::mem::replace(&mut self.filed[slot], Filed { is_touched: false, timer, place });
+        let has_worker = self.all[slot].is_taken();
+        let is_starting = self.all[slot].command.as_ref().is_some_and(|command| command.running.is_none());
+        let new = Filed { is_touched: false, timer, place, has_worker, is_starting };
+        let old = std::mem::replace(&mut self.filed[slot], new);
+        self.workers = self.workers + usize::from(has_worker) - usize::from(old.has_worker);
+        self.starting = self.starting + usize::from(is_starting) - usize::from(old.is_starting);
         if old.timer != timer {
             old.timer.map(|due| self.timers.remove(&(due, key)));
             self.timers.extend(timer.map(|due| (due, key)));
@@ -100,7 +119,7 @@ impl Slots {
             Place::Booting => drop(self.booting.remove(&key)),
             Place::Idle => drop(self.idle.remove(&key)),
             Place::Roomy(cost) => drop(self.roomy.remove(&(cost, key))),
-            Place::Full => {}
+            Place::Full | Place::Occupied => {}
             Place::Ending => self.ending -= 1,
         }
         match place {
@@ -108,7 +127,7 @@ impl Slots {
             Place::Booting => drop(self.booting.insert(key)),
             Place::Idle => drop(self.idle.insert(key)),
             Place::Roomy(cost) => drop(self.roomy.insert((cost, key))),
-            Place::Full => {}
+            Place::Full | Place::Occupied => {}
             Place::Ending => self.ending += 1,
         }
     }
@@ -137,7 +156,22 @@ impl Slots {
         self.booting.len()
     }
 
-    /// Processes that are on their way out.
+    /// Worker processes, whatever they do.
+    pub(super) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Commands that were asked for and have no process yet.
+    pub(super) fn starting(&self) -> usize {
+        self.starting
+    }
+
+    /// Slots without a process.
+    pub(super) fn vacant(&self) -> usize {
+        self.vacant.len()
+    }
+
+    /// Workers that are on their way out.
     pub(super) fn ending(&self) -> usize {
         self.ending
     }
@@ -178,9 +212,10 @@ fn place_of(slot: &Slot) -> Place {
     /// No task counts as shorter.
     const LEAST_COST: u64 = PIPELINE_NANOS / MAX_DEPTH;
     match &slot.stage {
-        Stage::Vacant { due } => Place::Vacant(*due),
         Stage::Booting { .. } => Place::Booting,
         Stage::Ending(_) => Place::Ending,
+        _ if slot.command.is_some() => Place::Occupied,
+        Stage::Vacant { due } => Place::Vacant(*due),
         Stage::Ready if slot.pipeline.is_empty() => Place::Idle,
         Stage::Ready => {
             let has_room = slot.cost + LEAST_COST <= PIPELINE_NANOS

@@ -1,9 +1,11 @@
-//! The pool over workers that exist only here.
+//! The pool over workers and commands that exist only here.
+
+mod commands;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{Buf, BytesMut};
-use funcx_core::model::{Function, IdentityId, TaskId, TaskSpec};
+use funcx_core::model::{Function, Hop, IdentityId, TaskId, TaskSpec};
 
 use super::super::protocol::{FromWorker, TaskEnd};
 use super::super::slot::Exit;
@@ -17,6 +19,10 @@ struct Bench {
     now: Now,
     /// Tags that each worker was sent and has not answered, with the flag *announce*.
     sent: BTreeMap<u64, VecDeque<(u64, bool)>>,
+    /// Numbers of commands that were asked for and have not ended, and whether they have begun.
+    commands: BTreeMap<u64, bool>,
+    /// Those that have ended and whose output is wanted.
+    unread: Vec<u64>,
     signals: Vec<(u32, Signal)>,
     recalled: Vec<u32>,
     outcomes: Vec<Outcome>,
@@ -45,6 +51,8 @@ impl Bench {
             state: PoolState::new(PoolSettings { workers, kill_grace: GRACE, welcome }, now),
             now,
             sent: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            unread: Vec::new(),
             signals: Vec::new(),
             recalled: Vec::new(),
             outcomes: Vec::new(),
@@ -60,7 +68,7 @@ impl Bench {
     /// A pool with all its workers waiting for tasks.
     fn new(workers: u32) -> Self {
         let mut bench = Self::unready(workers);
-        bench.state.handle_zygote_ready(bench.now);
+        bench.state.handle_zygote_ready(Bytes::from("{}"), bench.now);
         bench.settle();
         bench.boot_all();
         bench
@@ -81,6 +89,12 @@ impl Bench {
                         let tags = tags_in(pieces);
                         self.sent.entry(worker).or_default().extend(tags);
                     }
+                    PoolOutput::RunCommand { number, task } => {
+                        assert_eq!(self.begun.get(&task.attempt_id()), None, "it begins again");
+                        assert_eq!(self.commands.insert(number, false), None, "an old number");
+                    }
+                    PoolOutput::ReadOutput { number, .. } => self.unread.push(number),
+                    PoolOutput::DropOutput(number) => assert!(!self.unread.contains(&number)),
                     PoolOutput::Signal { pid, signal } => self.signals.push((pid, signal)),
                     PoolOutput::Recall(pid) => self.recalled.push(pid),
                     PoolOutput::Close(worker) => drop(self.sent.remove(&worker)),
@@ -281,7 +295,7 @@ fn idle_workers_come_first_and_unknown_functions_go_one_by_one() {
     assert!(bench.sent_counts().iter().all(|count| *count <= 1));
     bench.start(5, Bench::spec("f"));
     assert_eq!(bench.sent_counts(), [1, 1, 1]);
-    assert_eq!(bench.state.waiting, 4);
+    assert_eq!(bench.state.calls.waiting, 4);
 }
 
 #[test]
@@ -436,7 +450,7 @@ fn the_loss_of_the_zygote_is_no_fault_of_tasks() {
     (0..2).for_each(|worker| bench.state.handle_disconnected(worker, None, bench.now));
     bench.settle();
     assert_eq!(bench.codes()[0].2, "WorkerLost", "what may run once has begun");
-    assert_eq!((bench.outcomes.len(), bench.state.waiting), (1, 1), "the other one has not");
+    assert_eq!((bench.outcomes.len(), bench.state.calls.waiting), (1, 1), "the other one has not");
 }
 
 #[test]
@@ -551,8 +565,8 @@ fn waiting_tasks_are_cancelled_at_once_and_leave_no_trace() {
     }
     // All but the one that the worker has.
     assert_eq!(bench.outcomes.len(), 1999);
-    assert!(bench.state.queue.len() < 100, "{} old tags", bench.state.queue.len());
-    assert_eq!((bench.state.entries.len(), bench.state.waiting), (1, 0));
+    assert!(bench.state.calls.tags.len() < 100, "{} old tags", bench.state.calls.tags.len());
+    assert_eq!((bench.state.entries.len(), bench.state.calls.waiting), (1, 0));
 }
 
 #[test]
@@ -617,7 +631,7 @@ fn deaths_in_a_row_slow_down_replacement() {
 #[test]
 fn workers_that_never_begin_are_the_zygotes_fault() {
     let mut bench = Bench::unready(1);
-    bench.state.handle_zygote_ready(bench.now);
+    bench.state.handle_zygote_ready(Bytes::from("{}"), bench.now);
     bench.settle();
     for unborn in 0..MAX_UNBORN {
         if bench.others.is_empty() {
@@ -634,7 +648,7 @@ fn workers_that_never_begin_are_the_zygotes_fault() {
 #[test]
 fn a_worker_that_hangs_before_its_hello_is_replaced() {
     let mut bench = Bench::unready(1);
-    bench.state.handle_zygote_ready(bench.now);
+    bench.state.handle_zygote_ready(Bytes::from("{}"), bench.now);
     bench.settle();
     bench.state.handle_forked(0, 5, bench.now);
     bench.take_others();
@@ -674,7 +688,7 @@ fn without_zygotes_tasks_are_lost_until_there_is_one() {
     // It goes on trying, and takes tasks again when a worker lives.
     bench.pass_to_next();
     assert_eq!(bench.take_others(), "StartZygote");
-    bench.state.handle_zygote_ready(bench.now);
+    bench.state.handle_zygote_ready(Bytes::from("{}"), bench.now);
     bench.settle();
     bench.boot_all();
     assert_eq!(bench.capacities[1..], [Capacity { slots: 2, prefetch: 4 }]);
@@ -850,10 +864,10 @@ fn stopping_ends_what_runs_and_gives_back_the_rest() {
 fn ten_thousand_running_tasks_are_cancelled_in_one_pass() {
     const COUNT: u32 = 10_000;
     let mut bench = Bench::new(COUNT);
+    let attempts = bench.start(COUNT as usize, Bench::spec("f"));
     while bench.state.slots.booting() > 0 {
         bench.boot_all();
     }
-    let attempts = bench.start(COUNT as usize, Bench::spec("f"));
     bench.pass(Duration::from_secs(1));
     bench.state.cancel(&attempts, bench.now);
     bench.settle();
@@ -906,7 +920,9 @@ fn every_attempt_has_one_outcome_and_begins_once_whatever_happens() {
         attempts.sort_unstable();
         assert_eq!(seen, attempts, "seed {seed}");
         assert!(bench.state.entries.is_empty() && bench.state.index.is_empty());
-        assert!(bench.state.waiting == 0 && bench.state.expiries.is_empty());
+        assert!(
+            bench.state.calls.waiting + bench.state.commands.waiting == 0 && bench.state.expiries.is_empty()
+        );
     }
 }
 
@@ -916,7 +932,11 @@ fn random_step(bench: &mut Bench, dice: &mut Dice, attempts: &mut Vec<AttemptId>
             let mut spec = Bench::spec(["f", "g", "h"][dice.roll(3) as usize]);
             spec.limits.max_attempts = 1 + dice.roll(3) as u32;
             spec.shape.walltime = (dice.roll(4) == 0).then_some(Duration::from_millis(30));
-            attempts.extend(bench.start(dice.roll(30) as usize, spec));
+            attempts.extend(bench.start(dice.roll(30) as usize, spec.clone()));
+            if dice.roll(2) == 0 {
+                spec.function = Arc::new(Function::shell("x"));
+                attempts.extend(bench.start(dice.roll(10) as usize, spec));
+            }
             if dice.roll(3) == 0 {
                 attempts.push(limited(bench, dice.roll(60), dice.roll(90)));
             }
@@ -931,6 +951,7 @@ fn random_step(bench: &mut Bench, dice: &mut Dice, attempts: &mut Vec<AttemptId>
             let workers: Vec<_> = bench.sent.keys().copied().collect();
             workers.into_iter().for_each(|worker| begin_some(bench, dice, worker));
             bench.state.handle_zygote_lost("bad luck".to_owned(), bench.now);
+            bench.commands.clear();
             bench.settle();
         }
         5..8 => {
@@ -968,6 +989,20 @@ fn any_worker(bench: &Bench, dice: &mut Dice) -> Option<u64> {
     workers.get(dice.roll(workers.len().max(1) as u64) as usize).copied()
 }
 
+/// A command begins, or cannot, or ends, and the output of others is read.
+fn serve_commands(bench: &mut Bench, dice: &mut Dice) {
+    let numbers: Vec<_> = bench.commands.keys().copied().collect();
+    if let Some(number) = numbers.get(dice.roll(numbers.len().max(1) as u64) as usize) {
+        match bench.commands[number] || dice.roll(8) == 0 {
+            true => bench.end_command(*number, Exit { status: Some(1), ..Exit::default() }),
+            false => bench.begin_command(*number),
+        }
+    }
+    if dice.roll(2) == 0 {
+        bench.read_outputs();
+    }
+}
+
 /// What well-behaved workers and zygotes do, and time that passes.
 fn serve(bench: &mut Bench, dice: &mut Dice) {
     for output in std::mem::take(&mut bench.others) {
@@ -978,8 +1013,11 @@ fn serve(bench: &mut Bench, dice: &mut Dice) {
                     bench.sent.insert(worker, VecDeque::new());
                 }
             }
-            PoolOutput::StartZygote => bench.state.handle_zygote_ready(bench.now),
-            PoolOutput::StopZygote => bench.state.handle_zygote_lost("as asked".to_owned(), bench.now),
+            PoolOutput::StartZygote => bench.state.handle_zygote_ready(Bytes::from("{}"), bench.now),
+            PoolOutput::StopZygote => {
+                bench.commands.clear();
+                bench.state.handle_zygote_lost("as asked".to_owned(), bench.now);
+            }
             output => bench.others.push(output),
         }
     }
@@ -991,8 +1029,13 @@ fn serve(bench: &mut Bench, dice: &mut Dice) {
             }
         }
     }
+    serve_commands(bench, dice);
     // Processes that were killed are gone some time later.
     for (pid, signal) in std::mem::take(&mut bench.signals) {
+        if pid >= commands::FIRST_PID {
+            commands::obey(bench, pid, signal == Signal::Kill || dice.roll(2) == 0);
+            continue;
+        }
         let worker = u64::from(pid) - 1000;
         if signal == Signal::Kill || dice.roll(2) == 0 {
             if bench.sent.contains_key(&worker) {

@@ -24,6 +24,7 @@ use funcx_core::model::{
 };
 
 use self::process::{Connection, Process, outcome_frame, pid_of, put_frame};
+use super::output::CommandOutput;
 use super::pool::{PoolOutput, PoolSettings, PoolState, Signal};
 use super::protocol::{FRAME_SPARE_BYTES, FromWorker, OUTPUT_SPARE_BYTES, Welcome, take_frame};
 use super::slot::Exit;
@@ -41,7 +42,8 @@ const MAX_ROUNDS: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are what the sentence above each variant says")]
 pub enum Step<'a> {
-    /// Tasks are started. By `how` they may run at most once (1), have a walltime (2), a time to live (4), a deadline (8).
+    /// Tasks are started. By `how` they may run at most once (1), have a walltime (2), a time to live (4), a deadline (8),
+    /// are commands (16).
     Start { tasks: u8, function: u8, how: u8 },
     /// A task is cancelled.
     Cancel { task: u8 },
@@ -49,7 +51,7 @@ pub enum Step<'a> {
     Pass { power: u8 },
     /// Time passes until something is due.
     PassToNext,
-    /// The zygote tells that a process was forked.
+    /// The zygote tells that a process was forked, and one for a command.
     Fork { process: u8 },
     /// A process connects, if need be, and says hello.
     Greet { process: u8 },
@@ -62,7 +64,7 @@ pub enum Step<'a> {
     Write { process: u8, bytes: &'a [u8] },
     /// A process closes its connection.
     HangUp { process: u8 },
-    /// A process ends.
+    /// A process ends, and a command.
     Exit { process: u8, status: u8 },
     /// The zygote writes this line.
     ZygoteWrites { line: &'a [u8] },
@@ -72,17 +74,34 @@ pub enum Step<'a> {
     Drain { stops: bool },
 }
 
+/// Process ids from here on are those of commands.
+const COMMAND_PIDS: u32 = 1 << 30;
+
+/// A command that the zygote was asked for.
+#[derive(Debug)]
+struct Command {
+    attempt: AttemptId,
+    /// Once it has begun.
+    pid: Option<u32>,
+    is_killed: bool,
+}
+
 /// A pool and its world.
 #[derive(Debug)]
 pub struct ScriptedPool {
     state: PoolState,
     now: Now,
     processes: BTreeMap<u64, Process>,
+    /// Commands that were asked for, by number.
+    commands: BTreeMap<u64, Command>,
+    /// Numbers of commands that have ended and whose output is wanted.
+    unread: Vec<u64>,
     /// Attempts without an outcome, and whether they may run at most once.
     open: BTreeMap<AttemptId, bool>,
     /// Those of them that have begun and may do so only once.
     begun: BTreeSet<TaskId>,
     attempts: Vec<AttemptId>,
+    next_pid: u32,
     ended: usize,
     zygote_wanted: bool,
     zygote_lives: bool,
@@ -107,9 +126,12 @@ impl Default for ScriptedPool {
             state: PoolState::new(settings, now),
             now,
             processes: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            unread: Vec::new(),
             open: BTreeMap::new(),
             begun: BTreeSet::new(),
             attempts: Vec::new(),
+            next_pid: 0,
             ended: 0,
             zygote_wanted: true,
             zygote_lives: false,
@@ -131,6 +153,7 @@ impl ScriptedPool {
     /// If it is not.
     pub fn step(&mut self, step: Step<'_>) {
         self.speaker = None;
+        self.read_outputs();
         match step {
             Step::Start { tasks, function, how } => self.start(tasks, function, how),
             Step::Cancel { task } => {
@@ -140,7 +163,10 @@ impl ScriptedPool {
             }
             Step::Pass { power } => self.pass(Duration::from_nanos(1 << (power % 42))),
             Step::PassToNext => self.pass_to_next(),
-            Step::Fork { process } => self.with(process, Self::fork),
+            Step::Fork { process } => {
+                self.with(process, Self::fork);
+                self.with_command(process, Self::begin_command);
+            }
             Step::Greet { process } => self.with(process, Self::greet),
             Step::Work { process, tasks, nanos, raises } => {
                 self.with(process, |pool, worker| pool.work(worker, usize::from(tasks), nanos, raises));
@@ -154,6 +180,7 @@ impl ScriptedPool {
             Step::HangUp { process } => self.with(process, Self::hang_up),
             Step::Exit { process, status } => {
                 self.with(process, |pool, worker| pool.exit(worker, i32::from(status)));
+                self.with_command(process, |pool, number| pool.end_command(number, i32::from(status)));
             }
             Step::ZygoteWrites { line } => self.hear_zygote(line),
             Step::ZygoteChanges { fails } => self.change_zygote(fails),
@@ -196,6 +223,17 @@ impl ScriptedPool {
             self.change_zygote(false);
             return true;
         }
+        if !self.unread.is_empty() {
+            self.read_outputs();
+            return true;
+        }
+        if let Some((&number, command)) = self.commands.first_key_value() {
+            match command.pid {
+                None => self.begin_command(number),
+                Some(_) => self.end_command(number, 0),
+            }
+            return true;
+        }
         let workers: Vec<u64> = self.processes.keys().copied().collect();
         for worker in workers {
             let process = &self.processes[&worker];
@@ -218,13 +256,51 @@ impl ScriptedPool {
         }
     }
 
+    fn with_command(&mut self, choice: u8, action: impl FnOnce(&mut Self, u64)) {
+        let number = self.commands.keys().nth(usize::from(choice) % self.commands.len().max(1)).copied();
+        if let Some(number) = number {
+            action(self, number);
+        }
+    }
+
+    fn begin_command(&mut self, number: u64) {
+        let Some(command) = self.commands.get_mut(&number) else { return };
+        if command.pid.is_none() {
+            let pid = COMMAND_PIDS + self.next_pid;
+            self.next_pid += 1;
+            command.pid = Some(pid);
+            if self.open.get(&command.attempt) == Some(&true) {
+                self.begun.insert(command.attempt.task);
+            }
+            self.state.handle_command_started(number, pid, self.now.wall, self.now);
+        }
+    }
+
+    /// A command ends; if it has not begun, the zygote could not fork it.
+    fn end_command(&mut self, number: u64, status: i32) {
+        if let Some(command) = self.commands.remove(&number) {
+            let (status, signal) = if command.is_killed { (None, Some(9)) } else { (Some(status), None) };
+            let exit = Exit { status, signal, stderr: String::new() };
+            self.state.handle_command_ended(number, exit, self.now.wall, self.now);
+        }
+    }
+
+    fn read_outputs(&mut self) {
+        for number in std::mem::take(&mut self.unread) {
+            let output = CommandOutput::Returned(Bytes::from("{}"));
+            self.state.handle_command_read(number, output, self.now);
+        }
+        self.perform();
+    }
+
     fn process(&mut self, worker: u64) -> &mut Process {
         self.processes.get_mut(&worker).expect("chosen from those that are there")
     }
 
     fn start(&mut self, tasks: u8, function: u8, how: u8) {
         let once = how & 1 == 1;
-        let function = Function::python(["f", "g", "h"][usize::from(function) % 3], "");
+        let name = ["f", "g", "h"][usize::from(function) % 3];
+        let function = if how & 16 == 16 { Function::shell(name) } else { Function::python(name, "") };
         let mut spec = TaskSpec::new(Arc::new(function), IdentityId::from_u128(1));
         spec.limits.max_attempts = if once { 1 } else { 3 };
         spec.shape.walltime = (how & 2 == 2).then_some(Duration::from_secs(1));
@@ -411,6 +487,13 @@ impl ScriptedPool {
                 let exit = Exit { status, signal, stderr: String::new() };
                 self.state.handle_exited(exited, exit, self.now);
             }
+            ZygoteNews::Started { started, pid, at } => {
+                self.state.handle_command_started(started, pid, Timestamp::from_nanos(at), self.now);
+            }
+            ZygoteNews::Ended { ended, status, signal, at } => {
+                let exit = Exit { status, signal, stderr: String::new() };
+                self.state.handle_command_ended(ended, exit, Timestamp::from_nanos(at), self.now);
+            }
         }
     }
 
@@ -418,11 +501,12 @@ impl ScriptedPool {
         let is_wanted = std::mem::take(&mut self.zygote_wanted);
         if is_wanted && !fails {
             self.zygote_lives = true;
-            self.state.handle_zygote_ready(self.now);
+            self.state.handle_zygote_ready(Bytes::from("{}"), self.now);
         } else if is_wanted || self.zygote_lives {
             (self.zygote_lives, self.zygote_stops) = (false, false);
             // Its processes end with it, and their connections.
             self.processes.values_mut().for_each(|process| process.ends = true);
+            self.commands.clear();
             self.state.handle_zygote_lost("it ended".to_owned(), self.now);
         }
     }
@@ -437,6 +521,23 @@ impl ScriptedPool {
                 PoolOutput::Fork(worker) => {
                     let old = self.processes.insert(worker, Process::default());
                     assert!(old.is_none(), "the number of worker {worker} is new");
+                }
+                PoolOutput::RunCommand { number, task } => {
+                    assert!(!self.begun.contains(&task.id), "{} has begun already and may run once", task.id);
+                    let command = Command { attempt: task.attempt_id(), pid: None, is_killed: false };
+                    let old = self.commands.insert(number, command);
+                    assert!(old.is_none(), "the number of command {number} is new");
+                }
+                PoolOutput::ReadOutput { number, .. } => self.unread.push(number),
+                PoolOutput::DropOutput(number) => {
+                    assert!(!self.unread.contains(&number), "the output of command {number} is wanted");
+                }
+                PoolOutput::Signal { pid, signal } if pid >= COMMAND_PIDS => {
+                    self.is_alone(u64::MAX, "left for a command");
+                    let command = self.commands.values_mut().find(|command| command.pid == Some(pid));
+                    if let (Some(command), Signal::Kill) = (command, signal) {
+                        command.is_killed = true;
+                    }
                 }
                 PoolOutput::Send { worker, pieces } => self.deliver(worker, &pieces),
                 PoolOutput::Signal { pid, signal } => {
