@@ -28,6 +28,7 @@ import mmap
 import os
 import pickle
 import platform
+import re
 import select
 import signal
 import socket
@@ -972,14 +973,64 @@ def run_worker(path, worker_id, details):
 SHELL_PATH = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
 
 
+# Python ignores the first two, and the zygote the third; a command would inherit that.
+IGNORED_SIGNALS = signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT
+# Templates with nothing but names and numbers in braces, and how much may come of them: to format them is harmless.
+PLAIN_TEMPLATE = re.compile(rb"(?:[^{}]|\{\{|\}\}|\{\w*\})*")
+MAX_PLAIN_BYTES = 1 << 20
+
+
+def enter_directory(path):
+    try:
+        os.chdir(path)
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)
+        os.chdir(path)
+
+
+def write_command(output, command, template):
+    """Say what was made of a template, if it is something else."""
+    if command != template:
+        with open(f"{output}.cmd", "wb") as file:
+            file.write(command[:MAX_COMMAND_CHARS].encode(errors="replace"))
+
+
+def spawn_command(work_dir, output, task_id, template, options, payload):
+    """Start a task's command without a copy of this process. Its process id; None if that cannot be done."""
+    template_is_plain = not options and PLAIN_TEMPLATE.fullmatch(template)
+    if not template_is_plain or (1 + template.count(b"{")) * (len(template) + len(payload)) > MAX_PLAIN_BYTES:
+        return None
+    try:
+        enter_directory(work_dir)
+        working_directory_left.clear()
+        template = template.decode()
+        args, kwargs = json_arguments(payload)
+        command = template.format(*args, **kwargs)
+        write_command(output, command, template)
+        environment = dict(os.environ, FUNCX_TASK_ID=task_id)
+        environment.pop("GC_TASK_SANDBOX_DIR", None)
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return os.posix_spawn(
+            SHELL_PATH,
+            [SHELL_PATH, "-c", command],
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, f"{output}.stdout", append, 0o600),
+                (os.POSIX_SPAWN_OPEN, 2, f"{output}.stderr", append, 0o600),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=IGNORED_SIGNALS,
+        )
+    except Exception:  # The process that is forked instead meets it again, and tells of it.
+        return None
+
+
 def become_command(work_dir, output, task_id, template, options, payload):
     """Turn this process into a task's command; `output` begins the names of its files. Returns only if it fails."""
     try:
-        try:
-            os.chdir(work_dir)
-        except FileNotFoundError:
-            os.makedirs(work_dir, exist_ok=True)
-            os.chdir(work_dir)
+        enter_directory(work_dir)
         os.environ.pop("GC_TASK_SANDBOX_DIR", None)
         if options:
             options, variables = read_options(options)
@@ -990,14 +1041,11 @@ def become_command(work_dir, output, task_id, template, options, payload):
         args, kwargs = json_arguments(payload)
         command = template.format(*args, **kwargs)
 
-        if command != template:
-            with open(f"{output}.cmd", "wb") as file:
-                file.write(command[:MAX_COMMAND_CHARS].encode(errors="replace"))
+        write_command(output, command, template)
         for fd, name in ((1, "stdout"), (2, "stderr")):
             # Writers that share the file must not overwrite each other.
             os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
-        # Python ignores these two, and the command would inherit that.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        for number in IGNORED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.execv(SHELL_PATH, [SHELL_PATH, "-c", command])
     except BaseException as error:
@@ -1103,8 +1151,12 @@ class Zygote:
             self.fork("forked", "exited", line["fork"], self.become_worker, line["fork"])
         elif "command" in line and len(contents) == 3 and self.details:
             number = line["command"]
-            output = os.path.join(self.output_dir, str(number))
-            self.fork("started", "ended", number, become_command, self.work_dir, output, line["task"], *contents)
+            order = self.work_dir, os.path.join(self.output_dir, str(number)), line["task"], *contents
+            pid = spawn_command(*order)
+            if pid is None:
+                self.fork("started", "ended", number, become_command, *order)
+            else:
+                self.tell_of(pid, "started", "ended", number)
         else:
             raise ProtocolError(f"the zygote does not expect {json.dumps(line)}")
 
@@ -1142,10 +1194,13 @@ class Zygote:
                 os._exit(status)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         if pid:
-            self.children[pid] = ended, number
-            self.send({began: number, "pid": pid, "at": time_ns()})
+            self.tell_of(pid, began, ended, number)
         else:
             self.send({ended: number, "pid": 0, "status": EXIT_FAILED, "signal": None, "at": time_ns()})
+
+    def tell_of(self, pid, began, ended, number):
+        self.children[pid] = ended, number
+        self.send({began: number, "pid": pid, "at": time_ns()})
 
     def leave(self):
         """Become a process like any other; False if the zygote is gone."""
