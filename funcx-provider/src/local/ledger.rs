@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,8 +27,9 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// The blocks that run, in memory and in a file.
 ///
-/// The first line of the file names the boot of the system, each further one a block: the id of its process, and when that
-/// was started, in ticks since the boot. Process ids are used again, both together are not.
+/// The first line of the file names the boot of the system and the directory of the file, each further one a block: the id of
+/// its process, and when that was started, in ticks since the boot. Process ids are used again, both together are not. A
+/// directory is known by its number in the file system, so that a copy says nothing about what the original has started.
 #[derive(Debug)]
 pub(super) struct Ledger {
     path: PathBuf,
@@ -61,7 +62,7 @@ impl Ledger {
     }
 
     fn write(&self, blocks: &BTreeMap<u32, u64>) -> io::Result<()> {
-        let mut text = boot()? + "\n";
+        let mut text = place(&self.path)? + "\n";
         blocks.iter().for_each(|(pid, started)| text += &format!("{pid} {started}\n"));
         let new = self.path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -98,7 +99,7 @@ pub(super) async fn end_leftovers(path: &Path) -> io::Result<usize> {
     }
 }
 
-/// The blocks in a file that was written since the system was started.
+/// The blocks in a file that was written here since the system was started.
 fn read(path: &Path) -> io::Result<BTreeMap<u32, u64>> {
     let mut text = String::new();
     match File::open(path) {
@@ -107,7 +108,7 @@ fn read(path: &Path) -> io::Result<BTreeMap<u32, u64>> {
         Err(error) => return Err(error),
     };
     let mut lines = text.lines();
-    if lines.next() != Some(&*boot()?) {
+    if lines.next() != Some(&*place(path)?) {
         return Ok(BTreeMap::new());
     }
     let block = |line: &str| {
@@ -117,8 +118,11 @@ fn read(path: &Path) -> io::Result<BTreeMap<u32, u64>> {
     Ok(lines.filter_map(block).collect())
 }
 
-fn boot() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+/// The boot of the system, and the directory that a file is in.
+fn place(path: &Path) -> io::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let directory = fs::metadata(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(format!("{} {}:{}", boot.trim(), directory.dev(), directory.ino()))
 }
 
 /// A process that has not ended.
@@ -211,9 +215,12 @@ mod tests {
         let own = std::process::id();
         ledger.started(own);
         assert_eq!(read(&path).unwrap().into_keys().collect::<Vec<_>>(), [own]);
+        let copy = tempfile::tempdir().unwrap();
+        fs::copy(&path, copy.path().join("blocks")).unwrap();
+        assert_eq!(read(&copy.path().join("blocks")).unwrap(), BTreeMap::new());
         fs::write(&path, "an earlier one\n12 34\n").unwrap();
         assert_eq!(read(&path).unwrap(), BTreeMap::new());
-        fs::write(&path, boot().unwrap() + "\n12 34\nx y\n56\n").unwrap();
+        fs::write(&path, place(&path).unwrap() + "\n12 34\nx y\n56\n").unwrap();
         assert_eq!(read(&path).unwrap(), BTreeMap::from([(12, 34)]));
         ledger.ended(own);
         assert_eq!(read(&path).unwrap(), BTreeMap::new());
