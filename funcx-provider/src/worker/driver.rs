@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -49,6 +50,9 @@ const OUTPUTS_AT_ONCE: usize = 16;
 /// how it ended.
 type Leftover = (u64, Option<(Bytes, Exit)>);
 
+/// From the end of the zygote's input to SIGKILL.
+const ZYGOTE_GRACE: Duration = Duration::from_secs(2);
+
 /// What the owner of the pool asks for. Not bounded: the contract bounds what the caller may start, and the state
 /// machine refuses what is beyond.
 #[derive(Debug)]
@@ -90,13 +94,21 @@ enum Forked {
 }
 
 impl Groups {
-    /// Ends all of them, and each one that is still to come.
+    /// Ends all of them, and each one that is still to come. The zygote ends by itself when its input is closed, and with
+    /// it what it has just forked and nobody else knows; it is killed if it does not.
     pub(super) fn kill_all(&self) {
         let mut groups = self.0.lock();
         groups.closed = true;
-        groups.forked.values().chain(&groups.zygote).for_each(|group| group.kill());
+        groups.forked.values().for_each(|group| group.kill());
         groups.forked.clear();
-        groups.zygote = None;
+        let Some(zygote) = groups.zygote.take() else { return };
+        let kill_later = move || {
+            thread::sleep(ZYGOTE_GRACE);
+            zygote.kill();
+        };
+        if thread::Builder::new().name("end-zygote".to_owned()).spawn(kill_later).is_err() {
+            zygote.kill();
+        }
     }
 
     fn add(&self, forked: Forked, pid: u32) {

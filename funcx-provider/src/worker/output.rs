@@ -1,12 +1,14 @@
 //! The files of commands: what each one was, what it wrote, or why it did not begin.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
 };
 
 use bytes::Bytes;
+use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use super::{protocol::FRAME_SPARE_BYTES, slot::Exit};
@@ -47,7 +49,7 @@ impl OutputDir {
     }
 
     pub(super) fn remove(&self, number: u64) {
-        for name in ["cmd", "stdout", "stderr", "raised"] {
+        for name in ["cmd", "stdout", "stderr", "raised", "new"] {
             match fs::remove_file(self.file(number, name)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     tracing::warn!(%error, number, "what a command wrote stays");
@@ -83,8 +85,11 @@ impl OutputDir {
     }
 
     fn open(&self, number: u64, name: &str) -> io::Result<Option<File>> {
-        match File::open(self.file(number, name)) {
+        // The command had the directory of its files in its hands: what is there now may be anything.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+        match OpenOptions::new().read(true).custom_flags(flags.bits()).open(self.file(number, name)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Ok(file) if !file.metadata()?.is_file() => Err(io::Error::other("it is no file any more")),
             file => file.map(Some),
         }
     }

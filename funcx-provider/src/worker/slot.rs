@@ -31,8 +31,8 @@ pub(super) struct Slot {
     pub(super) head_since: Now,
     /// Whether the head was seen to take far longer than was expected, so that nothing is put behind it.
     pub(super) is_stuck: bool,
-    /// Whether the worker was asked for what stands behind the head.
-    pub(super) recalled: bool,
+    /// When the worker was last asked for what stands behind the head.
+    pub(super) recalled: Option<Tick>,
     /// Whether the start of the head was reported upwards.
     pub(super) reported: bool,
     /// By function number: whether the process was sent the function.
@@ -147,7 +147,7 @@ impl Slot {
             started: None,
             head_since: Now::default(),
             is_stuck: false,
-            recalled: false,
+            recalled: None,
             reported: false,
             functions: Vec::new(),
             command: None,

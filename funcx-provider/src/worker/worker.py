@@ -794,21 +794,26 @@ class Worker:
         """SIGURG: a task runs for long; the manager may have all others that it has sent.
 
         It finds the task by its frame: a flag would have to be set for every task. Between tasks there is nothing to do,
-        since what is about to begin need not be waited for.
+        since what is about to begin need not be waited for; should that take long as well, the manager asks again.
         """
         callee = None
         while frame is not None and frame.f_code is not Worker.run_tasks.__code__:
             callee, frame = frame.f_code, frame.f_back
-        if frame is None or callee is None or callee in BETWEEN_TASKS or self.forked or self.gave_back:
+        if frame is None or callee is None or self.forked or self.gave_back:
             return
-        self.gave_back = True
-        for _ in self.heads:
-            pass
+        variables = frame.f_locals
+        if callee not in (Worker.call_with_options.__code__, getattr(variables.get("call"), "__code__", None)):
+            return
+        self.gave_back = True  # At once: the next signal may come in the middle of this.
         try:
-            self.flush()
-            self.connection.sendall(FRAME_HEAD.pack(1 + U64.size, GAVE_BACK) + U64.pack(frame.f_locals["tag"]))
-        except OSError:
-            pass  # The manager is gone. The task must not be what hears of it.
+            self.flush(gave_back_tag=variables["tag"])
+            for _ in self.heads:
+                pass
+        except RecursionError:
+            self.gave_back = False  # The task has used up the stack. Nothing was sent.
+        except BaseException:
+            # What the manager has heard is not known. To go on could be to wait for each other.
+            os._exit(EXIT_FAILED)
 
     def judge_run(self, index, duration_ns):
         """Outcomes of short tasks may wait for each other, but not for a task that can be expected to run long."""
@@ -833,8 +838,8 @@ class Worker:
                 else:
                     os.environ[name] = value
 
-    def flush(self, announced_tag=None):
-        """Send the finished outcomes and, in the same write, that a task begins.
+    def flush(self, announced_tag=None, gave_back_tag=None):
+        """Send the finished outcomes and, in the same write, that a task begins, or that none behind it does.
 
         Returns the time, when to flush next, and how many bytes of outcomes are now buffered.
         """
@@ -850,26 +855,13 @@ class Worker:
             self.outcome_bodies.clear()
         if announced_tag is not None:
             pieces += [FRAME_HEAD.pack(1 + U64.size, STARTED), U64.pack(announced_tag)]
+        if gave_back_tag is not None:
+            pieces += [FRAME_HEAD.pack(1 + U64.size, GAVE_BACK), U64.pack(gave_back_tag)]
         if pieces:
             self.connection.sendall(b"".join(pieces))
         now = time_ns()
         self.flush_at, self.buffered_bytes = now + FLUSH_NS, 0
         return now, self.flush_at, self.buffered_bytes
-
-
-# What is called for every task besides the task itself, and may be at work with the connection or the output.
-BETWEEN_TASKS = {
-    function.__code__
-    for function in (
-        Capture.open_streams,
-        Capture.take,
-        MaxResultSizeExceeded.__init__,
-        Worker.enter_work_dir,
-        Worker.flush,
-        Worker.judge_run,
-        describe,
-    )
-}
 
 
 def read_options(text):
@@ -976,7 +968,7 @@ SHELL_PATH = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
 # Python ignores the first two, and the zygote the third; a command would inherit that.
 IGNORED_SIGNALS = signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT
 # Templates with nothing but names and numbers in braces, and how much may come of them: to format them is harmless.
-PLAIN_TEMPLATE = re.compile(rb"(?:[^{}]|\{\{|\}\}|\{\w*\})*")
+PLAIN_TEMPLATE = re.compile(rb"[^{}]*(?:(?:\{\{|\}\}|\{\w*\})[^{}]*)*")
 MAX_PLAIN_BYTES = 1 << 20
 
 
@@ -997,8 +989,8 @@ def write_command(output, command, template):
 
 def spawn_command(work_dir, output, task_id, template, options, payload):
     """Start a task's command without a copy of this process. Its process id; None if that cannot be done."""
-    template_is_plain = not options and PLAIN_TEMPLATE.fullmatch(template)
-    if not template_is_plain or (1 + template.count(b"{")) * (len(template) + len(payload)) > MAX_PLAIN_BYTES:
+    most_bytes = (1 + template.count(b"{")) * (len(template) + len(payload))
+    if options or most_bytes > MAX_PLAIN_BYTES or not PLAIN_TEMPLATE.fullmatch(template):
         return None
     try:
         enter_directory(work_dir)
@@ -1049,8 +1041,10 @@ def become_command(work_dir, output, task_id, template, options, payload):
             signal.signal(number, signal.SIG_DFL)
         os.execv(SHELL_PATH, [SHELL_PATH, "-c", command])
     except BaseException as error:
-        with open(f"{output}.raised", "wb") as file:
+        with open(f"{output}.new", "wb") as file:
             file.write(describe(error))
+        # A part of it, on a full disk, would be no reason.
+        os.rename(f"{output}.new", f"{output}.raised")
     return EXIT_FAILED
 
 

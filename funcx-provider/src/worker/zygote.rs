@@ -116,6 +116,8 @@ impl Zygote {
         let (read, control) = UnixStream::from_std(ours).map_err(failed("no socket pair"))?.into_split();
 
         let mut command = python_command(config, [script.as_os_str(), "zygote".as_ref()]);
+        // It is not killed when it is dropped: closing its input is how it ends what it has forked, and itself.
+        command.kill_on_drop(false);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| spawn_error(config, error))?;
         // The command holds our copy of the other end of the control socket.
@@ -145,6 +147,8 @@ impl Zygote {
                 Err(zygote.explain(config, status).await)
             }
             Err(_) => {
+                // An error means that it has ended meanwhile.
+                let _ = zygote.child.start_kill();
                 Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("not ready after {START_TIME:?}"))
                     .with_context("python", config.python.display()))
             }
@@ -180,7 +184,16 @@ impl Zygote {
                     },
                     written = &mut writes => match written {
                         Ok(()) => break "it was stopped",
-                        Err(_) => break "it does not listen",
+                        Err(_) => {
+                            // What it has said before still counts: there may be processes that nobody else knows of.
+                            let rest = async {
+                                while let Some(news) = next_news(&mut lines).await {
+                                    let _ = inputs.send(Input::ZygoteNews(news)).await;
+                                }
+                            };
+                            let _ = timeout(grace, rest).await;
+                            break "it does not listen";
+                        }
                     },
                 }
             }

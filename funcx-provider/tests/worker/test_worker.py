@@ -331,11 +331,10 @@ class Protocol(WorkerTest):
 
     def test_between_tasks_nothing_is_given_back(self):
         connection = self.start_with("def f(): return 1")
-        os.kill(self.process.pid, signal.SIGURG)
         for tag in range(200):
-            connection.send(tasks_frame(Task(tag)))
             os.kill(self.process.pid, signal.SIGURG)
-        self.assertEqual([connection.outcome().tag for _ in range(200)], list(range(200)))
+            connection.send(tasks_frame(Task(tag)))
+            self.assertEqual(connection.outcome().tag, tag)
 
     def test_an_outcome_does_not_wait_for_a_new_function(self):
         fifo = self.fifo()

@@ -74,6 +74,8 @@ impl PoolState {
         let is_stopped = command.ending.as_ref().is_some_and(|ending| match ending.cause {
             // It ended by itself before it could be killed.
             Cause::TimedOut(_) | Cause::DeadlinePassed(_) => exit.status.is_none(),
+            // Other codes may be what it makes of the signal.
+            Cause::Stopped => exit.status != Some(0),
             _ => true,
         });
         if is_stopped {
@@ -89,6 +91,8 @@ impl PoolState {
         self.ask_again = self.now.tick + pause(Some(self.refused - 1), PAUSE, LONGEST_PAUSE);
         tracing::warn!(in_a_row = self.refused, "no process for a command");
         let Some(Command { key, ending, .. }) = self.slots[slot].command.take() else { return };
+        // Another request has another number.
+        self.outputs.push_back(PoolOutput::DropOutput(self.entries[key as usize].tag));
         if ending.is_some_and(|ending| self.settle_stopped(key, &ending.cause)) {
             return;
         }
@@ -194,7 +198,10 @@ impl PoolState {
         }
         let mut failure = match (&self.stopped, cause) {
             (Some(stopped), _) => stopped.clone(),
-            (None, Cause::Unborn(reason)) => Failure::new("WorkerLost", reason),
+            (None, Cause::Unborn(reason)) => {
+                self.replace_zygote(&reason);
+                Failure::new("WorkerLost", reason)
+            }
             (None, _) => {
                 Failure::new("WorkerLost", "the process that runs commands was lost, and this one with it")
             }

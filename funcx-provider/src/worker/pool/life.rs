@@ -12,6 +12,8 @@ use super::{PoolOutput, PoolState, Signal, Step, Zygote, pause};
 /// A task that shares a pipeline was expected to end in less than this. A worker is not killed for the rest of a short task
 /// that was cancelled, and not asked for those behind one.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+/// Pauses between requests for what stands behind a head double up to this.
+const LONGEST_RECALL_PAUSE: Duration = Duration::from_secs(10);
 /// A head without news for so long is reported as started, for the eyes of people.
 const REPORT_AFTER: Duration = Duration::from_millis(200);
 /// Workers that are forked before tasks wait for them: twice as many as a large machine has cores. More of them are
@@ -153,8 +155,12 @@ impl PoolState {
                 let expiry = walltime.map(|(started, walltime)| (started + walltime, Step::StopTimedOut));
                 let deadline = entry.task.end_by;
                 let deadline = (deadline != Tick::NEVER).then_some((deadline, Step::StopAtDeadline));
-                let holds_up = place.pipeline.len() > 1 && !place.recalled;
-                let recall = holds_up.then_some((since + PATIENCE, Step::Recall));
+                // Who was between tasks did not hear it, so it is asked again.
+                let recall_due = match place.recalled {
+                    None => since + PATIENCE,
+                    Some(at) => at + at.since(since).clamp(PATIENCE, LONGEST_RECALL_PAUSE),
+                };
+                let recall = (place.pipeline.len() > 1).then_some((recall_due, Step::Recall));
                 let report = (!place.reported).then_some((since + REPORT_AFTER, Step::ReportStart));
                 [stop, expiry, deadline, recall, report].into_iter().flatten().min_by_key(|(due, _)| *due)
             }
@@ -174,7 +180,7 @@ impl PoolState {
             Step::ReportStart => self.report_start(slot),
             Step::Recall => {
                 let place = &mut self.slots[slot];
-                place.recalled = true;
+                place.recalled = Some(self.now.tick);
                 self.outputs.extend(place.pid.map(PoolOutput::Recall));
             }
             Step::StopCancelled => self.stop_head(slot, Cause::Cancelled),

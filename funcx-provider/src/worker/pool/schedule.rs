@@ -86,7 +86,7 @@ impl PoolState {
             (entry.slot, entry.cost) = (Some(slot as u32), cost);
             if place.pipeline.is_empty() {
                 (place.head_since, place.reported, place.is_stuck) = (self.now, false, false);
-                place.recalled = false;
+                place.recalled = None;
             }
             place.cost += cost;
             place.bytes += entry.bytes();

@@ -116,6 +116,15 @@ impl PoolState {
         self.enqueue(key, true);
     }
 
+    /// The zygote forks nothing that lives: another one may.
+    pub(super) fn replace_zygote(&mut self, reason: &str) {
+        self.last_unborn = reason.to_owned();
+        if self.zygote == Zygote::Ready {
+            self.zygote = Zygote::Stopping;
+            self.outputs.push_back(PoolOutput::StopZygote);
+        }
+    }
+
     /// Time before the next process of a slot is asked for.
     fn pause_after(&mut self, cause: &Cause, exit: &Exit) -> Duration {
         match cause {
@@ -132,10 +141,8 @@ impl PoolState {
                     in_a_row = self.unborn,
                     "a worker process did not start"
                 );
-                self.last_unborn = format!("{reason} {}", exit.stderr).trim_end().to_owned();
-                if self.unborn >= MAX_UNBORN && self.zygote == Zygote::Ready {
-                    self.zygote = Zygote::Stopping;
-                    self.outputs.push_back(PoolOutput::StopZygote);
+                if self.unborn >= MAX_UNBORN {
+                    self.replace_zygote(format!("{reason} {}", exit.stderr).trim_end());
                 }
                 pause(self.unborn.checked_sub(3), PAUSE, LONGEST_PAUSE)
             }

@@ -356,7 +356,7 @@ fn stopping_ends_commands() {
     bench.settle();
     bench.begin_command(asked);
     assert_eq!(bench.signals, [running, asked].map(|number| (pid(number), Signal::Terminate)));
-    bench.end_command(running, code(0));
+    bench.end_command(running, code(143));
     bench.pass(GRACE);
     assert_eq!(bench.signals[2..], [(pid(asked), Signal::Kill)]);
     bench.end_command(asked, killed());
