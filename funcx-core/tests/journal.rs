@@ -369,6 +369,7 @@ fn attempts_lost_while_the_service_is_away_are_counted_there_once() {
         pair.service.handle_closed(LinkId(pair.link), at(2));
         pair.endpoint.handle_closed_above();
     }
+    assert_eq!(pair.service.counters().retried, 2, "also those that the endpoint has made again");
     // The endpoint is destroyed: one attempt is left, since one of the three did not count.
     pair.service.handle_dead(Uuid::from_u128(1), "its machine burned", at(3));
     pair.settle();

@@ -72,9 +72,9 @@ impl FabricReport {
     }
 }
 
-/// Virtual time without an outcome or a step after which a fabric that has not finished is stuck.
 /// Time until there is a new block.
 const BLOCK_PAUSE_MILLIS: u32 = 500;
+/// Virtual time without an outcome or a step after which a fabric that has not finished is stuck.
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// Wake-ups of a node at one instant after which it is taken to spin.
 const SPINS: u32 = 10_000;

@@ -3,7 +3,7 @@
 use super::{Dispatcher, Entry, Stop};
 use crate::contract::{PeerId, PlacementPolicy};
 use crate::model::{
-    AttemptId, Failure, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, Timestamp, limit,
+    AttemptId, Failure, Hop, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, Timestamp, limit,
 };
 use crate::state::invariant::invariant;
 
@@ -130,7 +130,12 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         }
     }
 
-    pub(super) fn finish(&mut self, key: usize, outcome: Outcome) {
+    pub(super) fn finish(&mut self, key: usize, mut outcome: Outcome) {
+        // Who was stopped or lost does not say when it began.
+        let started = self.tasks[key].started;
+        if started.is_set() && !outcome.stamps.at(Hop::Started).is_set() {
+            outcome.stamps.set(Hop::Started, started);
+        }
         self.forget(key);
         self.counters.delivered += 1;
         self.counters.ended[outcome.kind as usize] += 1;

@@ -107,7 +107,7 @@ pub struct Counters {
     pub delivered: u64,
     /// Tasks that went back to the node above without an outcome.
     pub handed_back: u64,
-    /// Attempts made again because infrastructure was lost.
+    /// Attempts made again because infrastructure was lost, here or below.
     pub retried: u64,
     /// Leases that ended because a peer was lost or given up.
     pub leases_lost: u64,
@@ -631,6 +631,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         entry.task.attempt = next;
         entry.task.granted += u32::from(!counted);
         entry.started = Timestamp::UNSET;
+        self.counters.retried += 1;
         true
     }
 
