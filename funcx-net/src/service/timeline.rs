@@ -89,13 +89,27 @@ fn transitions(
     stamps.set(Hop::Accepted, record.accepted);
     let worker = record.outcome.as_ref().and_then(|finished| worker_in_words(&finished.outcome.worker));
     let worker = worker.unwrap_or_else(|| "worker".to_owned());
+    // The number of the attempt that was made at this time, if attempts were lost at all.
+    let lost_before = |at: Timestamp| {
+        let lost = events
+            .iter()
+            .filter(|event| matches!(event.kind, TaskEventKind::Lost | TaskEventKind::LeaseLost));
+        let (before, after): (Vec<_>, Vec<_>) = lost.partition(|event| event.at <= at);
+        let next = before.iter().map(|event| event.attempt.number + 1).max();
+        next.or(after.iter().map(|event| event.attempt.number).min())
+    };
     let mut hops: Vec<Transition> = Hop::ALL
         .into_iter()
         .filter(|hop| stamps.at(*hop).is_set())
         .map(|hop| Transition {
             at: stamps.at(hop),
             what: hop.as_str(),
-            attempt: attempt.filter(|_| hop != Hop::Accepted),
+            attempt: match hop {
+                Hop::Accepted => None,
+                // An endpoint makes lost attempts again itself: what went to it was an earlier one.
+                Hop::ServiceSent => lost_before(stamps.at(hop)).or(attempt),
+                _ => attempt,
+            },
             actor: match hop {
                 Hop::Accepted | Hop::ServiceSent => "service".to_owned(),
                 Hop::EndpointSent | Hop::EndpointReturned => endpoint.to_owned(),
@@ -229,7 +243,7 @@ mod tests {
             [
                 ("accepted", 10, None),
                 ("started", 5, Some(1)),
-                ("service-sent", 20, Some(2)),
+                ("service-sent", 20, Some(1)),
                 ("attempt-lost", 40, Some(1)),
                 ("endpoint-sent", 60, Some(2)),
                 ("started", 15, Some(2)),
