@@ -8,7 +8,7 @@ use std::{
 };
 
 use funcx_core::contract::Scope;
-use funcx_core::model::EndpointId;
+use funcx_core::model::{EndpointId, OutcomeKind};
 use funcx_daemons::exit::Exit;
 use funcx_daemons::service::{RunningService, ServiceOptions, ServiceTerms};
 use funcx_net::client::{Arguments, Call, Client, FunctionRegistration, Token};
@@ -121,6 +121,40 @@ async fn an_endpoint_starts_in_the_background_runs_tasks_and_stops() {
     site.run(Exit::Success, &["delete", "lab", "--yes"]).await;
     assert!(!site.file("lab").exists());
     assert!(client.endpoint(id).await.is_err(), "the service has forgotten it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_an_endpoint_that_runs_harms_nothing() {
+    let site = Site::new().await;
+    site.run(Exit::Success, &["configure", "lab", "--service", &site.service.url()]).await;
+    site.run(Exit::Success, &["start", "lab", "--detach"]).await;
+    let shown = site.show_when("lab", |shown| shown["status"]["managers"] == 1).await;
+    let id: EndpointId = shown["id"].as_str().expect("an id").parse().expect("an id");
+    let client = site.client();
+    let source = "def f(begun, go):\n    import os, time\n    open(begun, 'w').close()\n    \
+                  while not os.path.exists(go):\n        time.sleep(0.01)\n";
+    let function = client.register(&FunctionRegistration::python("f", source)).await.expect("registered");
+    let (begun, go) = (site.file("begun"), site.file("go"));
+    let arguments = Arguments::python(&(&begun, &go), &std::collections::BTreeMap::<String, ()>::new());
+    let call = Call::new(id, function.function_id, arguments.expect("arguments")).with_max_attempts(1);
+    let task = client.submit(call).await.expect("submitted");
+    let waits = Instant::now();
+    while !begun.exists() {
+        assert!(waits.elapsed() < PATIENCE, "the task does not begin");
+        tokio::time::sleep(LOOK).await;
+    }
+
+    let copied = Command::new("cp").arg("-r").args([site.file("lab"), site.file("copy")]).status();
+    assert!(copied.expect("cp runs").success());
+    for start in [&["start", "copy"] as &[_], &["start", "copy", "--detach"]] {
+        let refused = site.run(Exit::Refused, start).await;
+        assert!(refused.contains("running as `lab`") && refused.contains("endpoint.json"), "{refused}");
+    }
+    assert_eq!(site.show("copy").await["state"], "stopped");
+    fs::write(go, "").expect("written");
+    let task = task.await.expect("an outcome");
+    assert_eq!((task.outcome, task.attempt), (Some(OutcomeKind::Returned), Some(1)), "{:?}", task.failure);
+    site.run(Exit::Success, &["stop", "lab"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,12 +80,19 @@ impl LocalAuthority {
         }
         let fresh = IdentityId::from_random(secret::random_bits()?);
         self.file.change(|accounts| {
-            let known = accounts.accounts.iter().find(|(_, account)| account.name == name).map(|(id, _)| *id);
-            let id = known.unwrap_or(fresh);
+            let id = accounts.id_of(name).unwrap_or(fresh);
             let account = accounts.accounts.entry(id).or_insert_with(|| Account::new(name));
             account.groups.extend(groups);
             Ok(id)
         })
+    }
+
+    /// The account of this name, if there is one.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn account(&self, name: &str) -> Result<Option<IdentityId>> {
+        Ok(self.file.current()?.id_of(name))
     }
 
     /// Makes a token and gives its text, which cannot be had again.
@@ -235,6 +242,10 @@ impl Accounts {
         }
         Err(Error::new(ErrorKind::NotFound, operation, "there is no such account")
             .with_context("identity", identity))
+    }
+
+    fn id_of(&self, name: &str) -> Option<IdentityId> {
+        self.accounts.iter().find(|(_, account)| account.name == name).map(|(id, _)| *id)
     }
 
     fn name_of(&self, identity: IdentityId) -> &str {

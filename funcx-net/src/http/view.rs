@@ -223,7 +223,7 @@ fn thousandths(count: f64, field: &str) -> Result<u32> {
     let milli = count * 1000.0;
     match milli >= 1.0 && milli <= f64::from(u32::MAX) {
         true => Ok(milli.round() as u32),
-        false => Err(ApiError::invalid(format!("`{field}` must be at least 0.001"))),
+        false => Err(ApiError::invalid(format!("`{field}` must be from 0.001 to {}", u32::MAX / 1000))),
     }
 }
 

@@ -163,7 +163,8 @@ impl Service {
     /// back to a service that has lost its store.
     ///
     /// # Errors
-    /// `Forbidden` if it is somebody else's, `Conflict` while it is locked, `LimitExceeded`, `Unavailable` (the store).
+    /// `Forbidden` if it is somebody else's, `Conflict` while it is locked, or is connected and has another name,
+    /// `LimitExceeded`, `Unavailable` (the store).
     pub async fn register_endpoint(
         self: &Arc<Self>,
         principal: &Principal,
@@ -186,6 +187,17 @@ impl Service {
         let object = known.as_ref().map_or_else(|| own(principal), |record| object(record));
         self.check(principal, Action::Change, &object, "ENDPOINT_ACCESS_FORBIDDEN")?;
         self.check_lock(id)?;
+        if let Some(known) = known.as_ref().filter(|known| known.name != new.name)
+            && self.figures(&[id]).await?.iter().any(|figures| figures.connected)
+        {
+            let message = format!(
+                "it is running as `{}`; stop that one first, or delete the file `endpoint.json` of a copy so that it is an \
+                 endpoint of its own",
+                known.name
+            );
+            let error = Error::new(ErrorKind::Conflict, operation, message).with_context("endpoint", id);
+            return Err(Refusal::new("ENDPOINT_IN_USE", error));
+        }
         let record = Arc::new(EndpointRecord {
             id,
             name: new.name,

@@ -45,6 +45,26 @@ async fn an_endpoint_that_is_registered_while_it_is_deleted_is_there_afterwards(
 }
 
 #[tokio::test]
+async fn a_copy_does_not_rename_an_endpoint_that_runs() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let alice = &people.alice.principal;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 1);
+    assert!(matches!(bench.notice().await, NodeNotice::OpenedAbove));
+    // The link is open before the service has noted it.
+    while !fabric.service.figures(&[endpoint]).await.unwrap()[0].connected {
+        tokio::task::yield_now().await;
+    }
+    let refused = fabric.service.register_endpoint(alice, again(endpoint)).await.unwrap_err();
+    assert_eq!(refused.error().kind(), ErrorKind::Conflict);
+    assert!(refused.error().to_string().contains("running as `bench`"), "{}", refused.error());
+    assert_eq!(fabric.service.endpoint(alice, endpoint, Action::Read).await.unwrap().name, "bench");
+    let same = NewEndpoint { name: "bench".to_owned(), ..again(endpoint) };
+    fabric.service.register_endpoint(alice, same).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_endpoint_that_could_not_be_deleted_takes_tasks_and_keeps_its_connection() {
     let people = People::new().await;
     let store = Gated::new(memory());

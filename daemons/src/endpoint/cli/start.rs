@@ -117,7 +117,8 @@ impl Start {
         let connected = async {
             tokio::select! {
                 ended = endpoint.ended() => ended,
-                _ = status.wait_for(|status| status.connected) => Ok(()),
+                // When the endpoint has ended nobody tells its status any more, and the other branch says why.
+                Ok(_) = status.wait_for(|status| status.connected) => Ok(()),
             }
         };
         match timeout(CONNECT_TIMEOUT, connected).await {
