@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use funcx_core::model::IdentityId;
 use funcx_net::{
@@ -47,9 +47,10 @@ pub struct ServiceTerms {
     /// How long results are kept after their task has ended, read or not, such as `7 d` or `forever`; 14 days if absent
     #[arg(long, value_parser = retention, value_name = "TIME")]
     pub result_retention: Option<Retention>,
-    /// Share of an owner where several wait for one endpoint, by identity id; 1 for those not named. Can be repeated
-    #[arg(long = "weight", value_parser = weight, value_name = "IDENTITY=NUMBER")]
-    pub weights: Vec<(IdentityId, u32)>,
+    /// Share of an owner where several wait for one endpoint, by the name of the account or its identity id; 1 for those not
+    /// named. Can be repeated
+    #[arg(long = "weight", value_parser = weight, value_name = "OWNER=NUMBER")]
+    pub weights: Vec<(String, u32)>,
     /// Unfinished tasks of one endpoint that are accepted; more are answered with 429
     #[arg(long, value_name = "NUMBER")]
     pub endpoint_tasks: Option<u64>,
@@ -69,22 +70,33 @@ fn retention(text: &str) -> Result<Retention, String> {
     }
 }
 
-fn weight(text: &str) -> Result<(IdentityId, u32), String> {
-    let wanted = || "an identity id, `=` and a number from 1 are wanted".to_owned();
-    let (identity, weight) = text.split_once('=').ok_or_else(wanted)?;
+fn weight(text: &str) -> Result<(String, u32), String> {
+    let wanted = || "the name of an account, `=` and a number from 1 are wanted".to_owned();
+    let (owner, weight) = text.rsplit_once('=').filter(|(owner, _)| !owner.is_empty()).ok_or_else(wanted)?;
     let weight = weight.parse().ok().filter(|weight| *weight > 0).ok_or_else(wanted)?;
-    Ok((identity.parse().map_err(|error| format!("{error}"))?, weight))
+    Ok((owner.to_owned(), weight))
 }
 
 impl ServiceTerms {
     /// The service's own words for these.
-    fn apply(&self, mut config: ServiceConfig) -> ServiceConfig {
+    ///
+    /// # Errors
+    /// [`Exit::Configuration`] if an owner is unknown.
+    fn apply(&self, mut config: ServiceConfig, authority: &LocalAuthority) -> Result<ServiceConfig> {
         if let Some(Retention(time)) = self.result_retention {
             config.result_retention = time;
         }
-        config.weights.extend(self.weights.iter().copied());
+        for (owner, weight) in &self.weights {
+            let identity = authority.account(owner)?.or_else(|| owner.parse::<IdentityId>().ok());
+            let Some(identity) = identity else {
+                let message =
+                    format!("--weight: there is no account `{owner}`; `funcx token create --name` makes one");
+                bail!(Failed::new(Exit::Configuration, message));
+            };
+            config.weights.insert(identity, *weight);
+        }
         config.endpoint_tasks = self.endpoint_tasks.unwrap_or(config.endpoint_tasks);
-        config
+        Ok(config)
     }
 }
 
@@ -117,7 +129,7 @@ impl RunningService {
         let authority = Arc::new(LocalAuthority::open(authority_file(&options.data_dir))?);
         let store = Arc::new(EmbeddedStore::open(options.data_dir.join("store"))?);
         let config = ServiceConfig { issuer: Some(Arc::clone(&authority) as _), ..ServiceConfig::default() };
-        let config = options.terms.apply(config);
+        let config = options.terms.apply(config, &authority)?;
         let service = Service::start(config, store, Arc::clone(&authority) as _)?;
         let stop = CancellationToken::new();
         let router = http::router(Arc::clone(&service));
@@ -193,17 +205,23 @@ mod tests {
         assert_eq!(retention("forever"), Ok(Retention(None)));
         assert_eq!(retention("2 h"), Ok(Retention(Some(Duration::from_secs(7200)))));
         assert!(retention("0 s").unwrap_err().contains("forever"));
-        assert_eq!(weight(&format!("{id}=3")), Ok((IdentityId::from_u128(7), 3)));
-        for wrong in ["alice=3", id, &format!("{id}=0"), &format!("{id}=x")] {
+        assert_eq!(weight("a=b=3"), Ok(("a=b".to_owned(), 3)));
+        for wrong in ["=3", id, &format!("{id}=0"), &format!("{id}=x")] {
             assert!(weight(wrong).is_err(), "{wrong}");
         }
-        let terms = ServiceTerms {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = LocalAuthority::open(authority_file(directory.path())).unwrap();
+        let alice = authority.create_account("alice", &[]).unwrap();
+        let mut terms = ServiceTerms {
             result_retention: Some(Retention(None)),
-            weights: vec![(IdentityId::from_u128(7), 3)],
+            weights: vec![(id.to_owned(), 3), ("alice".to_owned(), 2)],
             endpoint_tasks: Some(5),
         };
-        let config = terms.apply(ServiceConfig::default());
+        let config = terms.apply(ServiceConfig::default(), &authority).unwrap();
         assert_eq!((config.result_retention, config.endpoint_tasks), (None, 5));
-        assert_eq!(config.weights[&IdentityId::from_u128(7)], 3);
+        assert_eq!((config.weights[&IdentityId::from_u128(7)], config.weights[&alice]), (3, 2));
+        terms.weights.push(("bob".to_owned(), 1));
+        let unknown = terms.apply(ServiceConfig::default(), &authority).unwrap_err();
+        assert!(unknown.to_string().contains("no account `bob`"), "{unknown}");
     }
 }

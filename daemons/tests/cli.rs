@@ -231,7 +231,8 @@ fn tasks_functions_and_endpoints_are_listed_shown_and_cancelled() {
     assert!(cancelled.contains("cancelled"), "{cancelled}");
     let shown = fabric.run(&["task", "show", slow]).out(Exit::Success);
     assert!(shown.contains("cancelled") && shown.contains(slow), "{shown}");
-    assert_eq!(fabric.run(&["task", "cancel", &function]).out(Exit::Failure), "1 unknown\n");
+    let unknown = format!("1 unknown\nthere is no task {function}\n");
+    assert_eq!(fabric.run(&["task", "cancel", &function]).out(Exit::Failure), unknown);
     let timeline = fabric.run(&["task", "timeline", returned]).out(Exit::Success);
     // Columns are as wide as their widest entry.
     let rows: Vec<String> =

@@ -26,6 +26,11 @@ fn main() -> Result<(), Failure> {
         let plan = arguments.next().ok_or("--replay wants a plan")?;
         return replay(&plan.parse()?);
     }
+    if arguments.peek().is_some_and(|argument| matches!(argument.as_str(), "-h" | "--help")) {
+        println!("simulate [first seed] [how many] [field=number…]    or    simulate --replay '<plan>'");
+        println!("fields and their defaults: {:?}", FabricConfig::default());
+        return Ok(());
+    }
     let mut numbers = [0, 1000];
     for number in &mut numbers {
         if let Some(argument) = arguments.next_if(|argument| !argument.contains('=')) {

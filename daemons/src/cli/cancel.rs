@@ -35,6 +35,9 @@ pub struct Options {
 struct Said<'a> {
     #[serde(flatten)]
     answer: &'a CancelAnswer,
+    /// What was done about each task that was named.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tasks: BTreeMap<TaskId, CancelEffect>,
     /// How those that were waited for have ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<BTreeMap<&'static str, usize>>,
@@ -60,9 +63,16 @@ pub(super) async fn run(common: &Common, Options { ids, group, wait }: Options) 
         }
         false => None,
     };
-    common.output().show(&Said { answer: &answer, ended }, |said| match &said.ended {
-        Some(ended) => ends_in_words(ended),
-        None => in_words(said.answer),
+    let effects = ids.iter().copied().zip(answer.effects.iter().copied()).collect();
+    common.output().show(&Said { answer: &answer, tasks: effects, ended }, |said| {
+        let mut words = match &said.ended {
+            Some(ended) => ends_in_words(ended),
+            None => in_words(said.answer),
+        };
+        for (id, _) in said.tasks.iter().filter(|(_, effect)| **effect == CancelEffect::Unknown) {
+            words += &format!("\nthere is no task {id}");
+        }
+        words
     })?;
     Ok(if answer.unknown == 0 { ExitCode::SUCCESS } else { Exit::Failure.into() })
 }
