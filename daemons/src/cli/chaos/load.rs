@@ -257,13 +257,14 @@ impl Load {
             }
         };
         let ending = async {
-            let mut left = submitted.tasks.len();
+            // A request whose answer was lost may have made others in the group.
+            let mut left: HashSet<TaskId> = submitted.tasks.iter().copied().collect();
             let mut outcomes = self.client.outcomes(submitted.group, None);
-            while left > 0 {
+            while !left.is_empty() {
                 match outcomes.next().await {
                     Some(Ok(view)) => {
                         self.saw(&view, Seen::Stream);
-                        left -= 1;
+                        left.remove(&view.task_id);
                     }
                     Some(Err(_)) => tokio::time::sleep(PAUSE).await,
                     None => break,
