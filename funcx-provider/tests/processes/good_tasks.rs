@@ -142,7 +142,7 @@ async fn a_task_that_takes_long_once_does_not_keep_those_behind_it() {
     // By now the function passes for a short one: hundreds of tasks are sent ahead, behind this one too.
     let long = bench.task(source, "-1");
     let short = tasks(&mut bench, 400);
-    bench.pool.start([&[long.clone()], &short[..]].concat());
+    bench.pool.start([std::slice::from_ref(&long), &short[..]].concat());
     assert_eq!(bench.outcomes_of(&short).await.len(), 400);
     bench.pool.cancel(&[long.attempt_id()]);
     assert_eq!(bench.outcome(long.attempt_id()).await.kind, OutcomeKind::Cancelled);
