@@ -926,6 +926,8 @@ def connect(path):
 
 def run_worker(path, worker_id, details):
     """Be the worker `worker_id` of the manager that listens at `path`, until it says or goes away. The exit code."""
+    # Whoever started all this in the background may have had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Standard error will be the task's. What the worker has to say for itself goes where it went before.
     own_stderr = os.fdopen(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3), "w")
     try:
@@ -1214,7 +1216,6 @@ class Zygote:
         return True
 
     def become_worker(self, worker_id):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         if "numpy.random" in sys.modules:
             # Unlike `random`, numpy does not do this by itself: all workers would draw the same numbers.
             sys.modules["numpy.random"].seed()
