@@ -283,8 +283,15 @@ async fn it_is_a_shell_command_that_cannot_be_run() {
 async fn it_is_a_shell_command_that_kills_the_zygote() {
     let mut bench = Bench::new(2).await;
     let (bystander, pid) = bench.start_shell("sleep 3600 & echo $! > {0}; wait").await;
-    let task = bench.task_of(Function::shell("kill -9 $PPID; sleep 3600"), "", |_| {});
-    let outcome = bench.run(task).await;
+    // Not before it is known to have begun: then nobody could tell.
+    let directory = tempfile::tempdir().unwrap();
+    let go = directory.path().join("go");
+    let command = format!("until [ -e '{}' ]; do sleep 0.01; done; kill -9 $PPID; sleep 3600", go.display());
+    let task = bench.task_of(Function::shell(command), "", |_| {});
+    bench.pool.start(vec![task.clone()]);
+    bench.started(task.attempt_id()).await;
+    std::fs::write(go, "").unwrap();
+    let outcome = bench.outcome(task.attempt_id()).await;
     assert_eq!(failure(&outcome, OutcomeKind::Lost).code, "WorkerLost");
     assert_eq!(failure(&bench.outcome(bystander.attempt_id()).await, OutcomeKind::Lost).code, "WorkerLost");
     gone(pid.trim().parse().unwrap()).await;
