@@ -1,13 +1,10 @@
 //! What the service counts, and its figures for Prometheus.
 
-use std::{sync::Arc, time::Instant};
+use std::{ops::Deref, sync::Arc, time::Instant};
 
 use funcx_core::Result;
-use funcx_core::contract::{
-    Backlog, Due, EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, QueueKey, TaskCursor,
-    TaskQuery, TaskRecord, TaskStore, Write,
-};
-use funcx_core::model::{EndpointId, FunctionId, IdentityId, OutcomeKind, TaskEvent, TaskId, Timestamp};
+use funcx_core::contract::{OutcomeRecord, TaskStore, Write};
+use funcx_core::model::OutcomeKind;
 use futures::future::{BoxFuture, FutureExt};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
 
@@ -114,14 +111,15 @@ impl Service {
     }
 }
 
-/// A store whose commits are measured.
+/// The store of a service, whose commits are measured. Whatever else it is asked for goes to the store as it is.
 pub(super) struct Metered {
     pub(super) store: Arc<dyn TaskStore>,
     pub(super) metrics: Arc<ServiceMetrics>,
 }
 
-impl TaskStore for Metered {
-    fn commit(&self, writes: Vec<Write>) -> BoxFuture<'static, Result<()>> {
+impl Metered {
+    /// [`TaskStore::commit`].
+    pub(super) fn commit(&self, writes: Vec<Write>) -> BoxFuture<'static, Result<()>> {
         let (began, metrics) = (Instant::now(), Arc::clone(&self.metrics));
         // Called at once: the order of calls is the order of commits.
         let committed = self.store.commit(writes);
@@ -132,74 +130,12 @@ impl TaskStore for Metered {
         }
         .boxed()
     }
+}
 
-    fn function(&self, id: FunctionId) -> BoxFuture<'_, Result<Option<Arc<FunctionRecord>>>> {
-        self.store.function(id)
-    }
+impl Deref for Metered {
+    type Target = dyn TaskStore;
 
-    fn functions(
-        &self,
-        owner: IdentityId,
-        after: Option<FunctionId>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Arc<FunctionRecord>>>> {
-        self.store.functions(owner, after, limit)
-    }
-
-    fn endpoint(&self, id: EndpointId) -> BoxFuture<'_, Result<Option<Arc<EndpointRecord>>>> {
-        self.store.endpoint(id)
-    }
-
-    fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Arc<EndpointRecord>>>> {
-        self.store.endpoints()
-    }
-
-    fn tasks<'a>(&'a self, ids: &'a [TaskId]) -> BoxFuture<'a, Result<Vec<Option<TaskRecord>>>> {
-        self.store.tasks(ids)
-    }
-
-    fn task_ids<'a>(
-        &'a self,
-        query: TaskQuery,
-        after: Option<TaskCursor>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
-        self.store.task_ids(query, after, limit)
-    }
-
-    fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {
-        self.store.task_events(task)
-    }
-
-    fn pending(
-        &self,
-        endpoint: EndpointId,
-        queue: QueueKey,
-        after: u64,
-        limit: usize,
-        max_bytes: usize,
-    ) -> BoxFuture<'_, Result<Vec<PendingTask>>> {
-        self.store.pending(endpoint, queue, after, limit, max_bytes)
-    }
-
-    fn queues(
-        &self,
-        endpoint: EndpointId,
-        after: Option<QueueKey>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(QueueKey, Backlog)>>> {
-        self.store.queues(endpoint, after, limit)
-    }
-
-    fn backlog(&self, endpoint: EndpointId) -> BoxFuture<'_, Result<Backlog>> {
-        self.store.backlog(endpoint)
-    }
-
-    fn due(&self, after: Option<(Timestamp, TaskId)>, limit: usize) -> BoxFuture<'_, Result<Vec<Due>>> {
-        self.store.due(after, limit)
-    }
-
-    fn oldest_ended(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
-        self.store.oldest_ended()
+    fn deref(&self) -> &Self::Target {
+        &*self.store
     }
 }

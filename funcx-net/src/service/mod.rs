@@ -211,7 +211,7 @@ impl TokenIssuer for LocalAuthority {
 /// the same store goes on where this one stopped.
 pub struct Service {
     config: ServiceConfig,
-    store: Arc<dyn TaskStore>,
+    store: Metered,
     authority: Arc<dyn Authority>,
     node: NodeHandle,
     running: Mutex<Vec<JoinHandle<()>>>,
@@ -293,7 +293,7 @@ impl Service {
             software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let metrics = Arc::new(ServiceMetrics::new()?);
-        let store = Arc::new(Metered { store, metrics: Arc::clone(&metrics) });
+        let store = Metered { store, metrics: Arc::clone(&metrics) };
         let service = Arc::new_cyclic(|weak: &Weak<Self>| {
             let (node, running) =
                 driver::start(node, Arc::new(Host(weak.clone())), None, |node: &mut Node<IdleFirst>| {
