@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::common::Common;
 use super::output::print_aside;
+use super::which::Which;
 use crate::exit::Exit;
 
 /// Tasks that are waited for at a time; each takes a request that the service holds back.
@@ -19,12 +20,9 @@ const WAITING: usize = 32;
 /// Which tasks to stop.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Ids of the tasks
-    #[arg(required_unless_present = "group", conflicts_with = "group")]
-    pub ids: Vec<TaskId>,
-    /// All of this task group
-    #[arg(long, value_name = "ID")]
-    pub group: Option<TaskGroupId>,
+    /// By ids or group.
+    #[command(flatten)]
+    pub which: Which,
     /// Wait until those that run have been stopped, or have ended by themselves
     #[arg(long)]
     pub wait: bool,
@@ -44,7 +42,10 @@ struct Said<'a> {
 }
 
 /// Stops tasks and says what that came to.
-pub(super) async fn run(common: &Common, Options { ids, group, wait }: Options) -> Result<ExitCode> {
+pub(super) async fn run(
+    common: &Common,
+    Options { which: Which { ids, group }, wait }: Options,
+) -> Result<ExitCode> {
     let client = common.client()?;
     let answer = match group {
         Some(group) => client.cancel_group(group).await?,

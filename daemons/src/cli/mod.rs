@@ -9,6 +9,7 @@
 //! | `source` | which function of a Python file is meant |
 //! | `ending` | how the end of a task is shown |
 //! | `output` | tables and JSON |
+//! | `which` | tasks by their ids or their group |
 //! | `hint` | what to do about an error |
 
 pub mod bench;
@@ -29,6 +30,7 @@ mod source;
 pub mod task;
 mod timeline;
 pub mod token;
+pub mod which;
 mod words;
 
 use std::process::ExitCode;

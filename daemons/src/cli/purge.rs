@@ -3,26 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Args;
-use funcx_core::model::{TaskGroupId, TaskId};
 use funcx_net::client::PurgeAnswer;
 
 use super::common::Common;
+use super::which::Which;
 use crate::exit::Exit;
 
-/// Which tasks to forget.
-#[derive(Debug, Args)]
-pub struct Options {
-    /// Ids of the tasks
-    #[arg(required_unless_present = "group", conflicts_with = "group")]
-    pub ids: Vec<TaskId>,
-    /// All of this task group
-    #[arg(long, value_name = "ID")]
-    pub group: Option<TaskGroupId>,
-}
-
 /// Forgets tasks that have ended, and says how many.
-pub(super) async fn run(common: &Common, Options { ids, group }: Options) -> Result<ExitCode> {
+pub(super) async fn run(common: &Common, Which { ids, group }: Which) -> Result<ExitCode> {
     let client = common.client()?;
     let answer = match group {
         Some(group) => client.purge_group(group).await?,

@@ -9,6 +9,7 @@ use funcx_net::client::TaskView;
 
 use super::common::Common;
 use super::output::{age, fields, print_aside, short, table};
+use super::which::Which;
 use super::{cancel, ending, purge, timeline};
 use crate::exit::Exit;
 
@@ -38,7 +39,7 @@ pub enum Command {
     /// Stop tasks, wherever they are
     Cancel(cancel::Options),
     /// Forget tasks that have ended, with their arguments and results
-    Purge(purge::Options),
+    Purge(Which),
 }
 
 /// Which tasks to list.
