@@ -969,6 +969,8 @@ SHELL_PATH = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
 
 # Python ignores the first two, and the zygote the third; a command would inherit that.
 IGNORED_SIGNALS = signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT
+# Writers that share a file of output must not overwrite each other.
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 # Templates with nothing but names and numbers in braces, and how much may come of them: to format them is harmless.
 PLAIN_TEMPLATE = re.compile(rb"[^{}]*(?:(?:\{\{|\}\}|\{\w*\})[^{}]*)*")
 MAX_PLAIN_BYTES = 1 << 20
@@ -982,11 +984,15 @@ def enter_directory(path):
         os.chdir(path)
 
 
-def write_command(output, command, template):
-    """Say what was made of a template, if it is something else."""
+def make_command(output, template, payload):
+    """The command that the template and the arguments make; a file says which, if that is not the template."""
+    template = template.decode()
+    args, kwargs = json_arguments(payload)
+    command = template.format(*args, **kwargs)
     if command != template:
         with open(f"{output}.cmd", "wb") as file:
             file.write(command[:MAX_COMMAND_CHARS].encode(errors="replace"))
+    return command
 
 
 def spawn_command(work_dir, output, task_id, template, options, payload):
@@ -997,21 +1003,17 @@ def spawn_command(work_dir, output, task_id, template, options, payload):
     try:
         enter_directory(work_dir)
         working_directory_left.clear()
-        template = template.decode()
-        args, kwargs = json_arguments(payload)
-        command = template.format(*args, **kwargs)
-        write_command(output, command, template)
+        command = make_command(output, template, payload)
         environment = dict(os.environ, FUNCX_TASK_ID=task_id)
         environment.pop("GC_TASK_SANDBOX_DIR", None)
-        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(
             SHELL_PATH,
             [SHELL_PATH, "-c", command],
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, f"{output}.stdout", append, 0o600),
-                (os.POSIX_SPAWN_OPEN, 2, f"{output}.stderr", append, 0o600),
+                (os.POSIX_SPAWN_OPEN, 1, f"{output}.stdout", APPEND, 0o600),
+                (os.POSIX_SPAWN_OPEN, 2, f"{output}.stderr", APPEND, 0o600),
             ],
             setsid=True,
             setsigmask=[],
@@ -1031,14 +1033,9 @@ def become_command(work_dir, output, task_id, template, options, payload):
             enter_sandbox(options, variables, work_dir, task_id)
             os.environ.update(variables)
         os.environ["FUNCX_TASK_ID"] = task_id
-        template = template.decode()
-        args, kwargs = json_arguments(payload)
-        command = template.format(*args, **kwargs)
-
-        write_command(output, command, template)
+        command = make_command(output, template, payload)
         for fd, name in ((1, "stdout"), (2, "stderr")):
-            # Writers that share the file must not overwrite each other.
-            os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
+            os.dup2(os.open(f"{output}.{name}", APPEND, 0o600), fd)
         for number in IGNORED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.execv(SHELL_PATH, [SHELL_PATH, "-c", command])
