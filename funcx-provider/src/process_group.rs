@@ -38,6 +38,12 @@ impl ProcessGroup {
         }
     }
 
+    /// Asks the leader alone to look up. Who does not listen for this signal ignores it.
+    pub(crate) fn urge_leader(self) {
+        // The only failure is that it is gone.
+        let _ = signal::kill(self.0, Signal::SIGURG);
+    }
+
     fn signal(self, signal: Signal) {
         // The only failure is that nobody is left, or nobody of ours.
         if let Err(error) = signal::killpg(self.0, signal) {

@@ -11,11 +11,8 @@ use bytes::Bytes;
 use funcx_core::contract::ExecutorSink;
 use funcx_core::model::{AttemptId, Failure, Now, Outcome, OutcomeKind, Task, Tick, Timestamp};
 use funcx_core::{contract::ExecutorEvent, model::Result};
-use nix::{
-    sys::signal::{Signal as SystemSignal, kill},
-    time::{ClockId, clock_gettime},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal as SystemSignal;
+use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 use tokio::{
     net::unix::OwnedWriteHalf,
@@ -417,7 +414,9 @@ impl Driver {
                         group.signal_forked(signal);
                     }
                 }
-                PoolOutput::Recall(pid) => recall(pid),
+                PoolOutput::Recall(pid) => {
+                    ProcessGroup::of_leader(pid).into_iter().for_each(ProcessGroup::urge_leader);
+                }
                 PoolOutput::Close(worker) => self.close(worker),
                 PoolOutput::Drained => return false,
             }
@@ -452,14 +451,6 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.groups.kill_all();
-    }
-}
-
-/// Asks one process for tasks that it has not begun. Who does not know the signal ignores it.
-fn recall(pid: u32) {
-    let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1) else { return };
-    if let Err(error) = kill(Pid::from_raw(pid), SystemSignal::SIGURG) {
-        tracing::trace!(pid, %error, "nobody to ask");
     }
 }
 
