@@ -154,6 +154,12 @@ impl Slot {
         }
     }
 
+    /// The pipeline has another head since now, or none.
+    pub(super) fn change_head(&mut self, now: Now) {
+        (self.head_since, self.started, self.recalled) = (now, None, None);
+        (self.reported, self.is_stuck) = (false, false);
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready)
     }

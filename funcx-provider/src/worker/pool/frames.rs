@@ -57,8 +57,7 @@ impl PoolState {
             place.pipeline.pop_front();
             place.cost -= entry.cost;
             place.bytes -= entry.bytes();
-            (place.started, place.reported, place.is_stuck, place.recalled) = (None, false, false, None);
-            place.head_since = self.now;
+            place.change_head(self.now);
             let worker = place.details.clone();
             let nanos = end.ended.as_nanos().saturating_sub(end.started.as_nanos());
             self.functions.mean_mut(entry.function).record(nanos);

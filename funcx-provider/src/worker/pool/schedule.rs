@@ -85,8 +85,7 @@ impl PoolState {
                 || last_announced;
             (entry.slot, entry.cost) = (Some(slot as u32), cost);
             if place.pipeline.is_empty() {
-                (place.head_since, place.reported, place.is_stuck) = (self.now, false, false);
-                place.recalled = None;
+                place.change_head(self.now);
             }
             place.cost += cost;
             place.bytes += entry.bytes();
