@@ -306,7 +306,7 @@ pub struct TransitionView {
     /// When, in nanoseconds since the Unix epoch, by the clock of the actor.
     pub at: u64,
     /// `accepted`, `service-sent`, `endpoint-sent`, `manager-sent`, `started`, `ended`, `manager-returned`,
-    /// `endpoint-returned`, `completed`, `attempt-lost` or `cancel-requested`. There may be others later.
+    /// `endpoint-returned`, `completed`, `attempt-lost`, `lease-lost` or `cancel-requested`. There may be others later.
     pub what: String,
     /// The attempt that it happened to, from 1; absent for what concerns the task as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
