@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Payloads;
 use crate::model::{
-    Accelerators, Function, FunctionBody, FunctionHash, FunctionKind, Hop, HopStamps, IdentityId, Outcome,
-    OutcomeKind, Shape, Target, Task, TaskId, TaskLimits, TaskSpec, Tick, TraceContext,
+    Accelerators, Function, FunctionBody, FunctionHash, FunctionKind, Hop, HopStamps, IdentityId, Memoize,
+    Outcome, OutcomeKind, Shape, Target, Task, TaskId, TaskLimits, TaskSpec, Tick, TraceContext,
 };
 
 /// Bodies of functions.
@@ -86,6 +86,8 @@ pub struct SpecHead {
     deadline: Option<Duration>,
     owner: IdentityId,
     options: String,
+    map: bool,
+    memoize: Memoize,
     trace: (u128, u64, u8),
 }
 
@@ -109,7 +111,7 @@ pub struct TaskHead {
 
 impl SpecHead {
     fn new(spec: &TaskSpec) -> Self {
-        let TaskSpec { function, shape, limits, owner, options, trace } = spec;
+        let TaskSpec { function, shape, limits, owner, options, map, memoize, trace } = spec;
         Self {
             function: function.hash(),
             milli_cores: shape.milli_cores,
@@ -130,6 +132,8 @@ impl SpecHead {
             deadline: limits.deadline,
             owner: *owner,
             options: String::from_utf8_lossy(options).into_owned(),
+            map: *map,
+            memoize: *memoize,
             trace: (trace.trace_id, trace.span_id, trace.flags),
         }
     }
@@ -169,6 +173,8 @@ impl SpecHead {
             },
             owner: self.owner,
             options: self.options.into(),
+            map: self.map,
+            memoize: self.memoize,
             trace: TraceContext { trace_id: self.trace.0, span_id: self.trace.1, flags: self.trace.2 },
         }
     }
@@ -332,6 +338,7 @@ mod tests {
         spec.shape.walltime = Some(Duration::from_secs(60));
         spec.shape.target = Target::Labels(vec!["gpu".into()]);
         spec.options = "{}".into();
+        (spec.map, spec.memoize) = (true, Memoize::Shared);
         let (spec, other) =
             (Arc::new(spec.clone()), Arc::new(TaskSpec::new(Arc::clone(&function), spec.owner)));
         let mut tasks: Vec<_> = (1..=5)

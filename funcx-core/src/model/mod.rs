@@ -21,5 +21,5 @@ pub use id::{
 };
 pub use outcome::{Failure, Outcome, OutcomeKind};
 pub use shape::{Accelerators, Shape, Target};
-pub use task::{AttemptId, Hop, HopStamps, Task, TaskLimits, TaskSpec, TraceContext};
+pub use task::{AttemptId, Hop, HopStamps, Memoize, Task, TaskLimits, TaskSpec, TraceContext};
 pub use time::{Now, Tick, Timestamp};

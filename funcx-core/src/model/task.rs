@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{Function, IdentityId, Shape, Target, TaskId, Tick, Timestamp, limit};
 
@@ -31,6 +32,11 @@ pub struct TaskSpec {
     /// A JSON object that only the worker reads (`result_serializers`, `resource_specification`, `env`,
     /// `sandbox`); empty for none.
     pub options: Bytes,
+    /// Whether each task calls the function many times: its arguments are a JSON array with those of each call, and its
+    /// value says what became of each.
+    pub map: bool,
+    /// Whether a value that the same call has returned before will do.
+    pub memoize: Memoize,
     /// Trace that the submission belongs to.
     pub trace: TraceContext,
 }
@@ -44,6 +50,8 @@ impl TaskSpec {
             limits: TaskLimits::default(),
             owner,
             options: Bytes::new(),
+            map: false,
+            memoize: Memoize::default(),
             trace: TraceContext::default(),
         }
     }
@@ -60,6 +68,21 @@ impl TaskSpec {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         self.options.len() + length(container) + length(&accelerators.kind) + labels
     }
+}
+
+/// Whether a call may be answered with the value of an equal one: same function by hash, same arguments byte by byte, same
+/// options. Only values are remembered, never failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Memoize {
+    /// It runs.
+    #[default]
+    Never,
+    /// With the value of an equal call of the same owner.
+    Own,
+    /// With the value of an equal call of anybody at the same endpoint. For functions whose owner has said that whoever may
+    /// call them may see each other's values.
+    Shared,
 }
 
 /// How hard, how soon and how long the fabric tries.

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, Write};
 use funcx_core::model::{
-    EndpointId, FunctionId, Hop, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec, Timestamp,
-    TraceContext, limit,
+    EndpointId, FunctionId, Hop, Memoize, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec,
+    Timestamp, TraceContext, limit,
 };
 use funcx_core::{Error, ErrorKind, Result};
 
@@ -46,6 +46,10 @@ pub struct Batch {
     pub limits: TaskLimits,
     /// JSON object for the worker; empty for none.
     pub options: Bytes,
+    /// Whether each of the arguments is a JSON array with those of many calls.
+    pub map: bool,
+    /// Whether values of equal calls will do.
+    pub memoize: Memoize,
     /// Arguments of each call.
     pub arguments: Vec<Bytes>,
 }
@@ -196,6 +200,8 @@ impl Service {
             limits: batch.limits,
             owner: principal.identity,
             options: batch.options.clone(),
+            map: batch.map,
+            memoize: batch.memoize,
             trace,
         }))
     }

@@ -11,8 +11,8 @@ use funcx_core::contract::{
 };
 use funcx_core::model::{
     Accelerators, AttemptId, EndpointId, Error, ErrorKind, Function, FunctionBody, FunctionHash, FunctionId,
-    FunctionKind, Hop, HopStamps, IdentityId, Outcome, OutcomeKind, Result, Shape, Target, TaskEvent,
-    TaskEventKind, TaskGroupId, TaskId, TaskLimits, TaskSpec, Timestamp, TraceContext,
+    FunctionKind, Hop, HopStamps, IdentityId, Memoize, Outcome, OutcomeKind, Result, Shape, Target,
+    TaskEvent, TaskEventKind, TaskGroupId, TaskId, TaskLimits, TaskSpec, Timestamp, TraceContext,
     limit::MAX_TASK_EVENTS,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -74,6 +74,10 @@ struct StoredSpec {
     ttl: Option<Duration>,
     deadline: Option<Duration>,
     owner: IdentityId,
+    #[serde(default)]
+    map: bool,
+    #[serde(default)]
+    memoize: Memoize,
 }
 
 /// What the tasks of one chunk have in common, and their ids.
@@ -219,7 +223,7 @@ pub(super) fn decode_body(hash: FunctionHash, bytes: Bytes) -> Result<Function> 
 
 /// Hash and bytes of what the tasks of a submission share.
 pub(super) fn encode_spec(spec: &TaskSpec) -> ([u8; 32], Bytes) {
-    let TaskSpec { function, shape, limits, owner, options, trace: _ } = spec;
+    let TaskSpec { function, shape, limits, owner, options, map, memoize, trace: _ } = spec;
     let json = to_json(&StoredSpec {
         function: function.hash(),
         milli_cores: shape.milli_cores,
@@ -239,6 +243,8 @@ pub(super) fn encode_spec(spec: &TaskSpec) -> ([u8; 32], Bytes) {
         ttl: limits.ttl,
         deadline: limits.deadline,
         owner: *owner,
+        map: *map,
+        memoize: *memoize,
     });
     let mut bytes = Vec::with_capacity(5 + json.len() + options.len());
     bytes.put_u8(VERSION);
@@ -276,6 +282,8 @@ pub(super) fn decode_spec(
         },
         owner: stored.owner,
         options: fields.rest(),
+        map: stored.map,
+        memoize: stored.memoize,
         trace,
     })
 }
@@ -712,6 +720,8 @@ mod tests {
             },
             owner: IdentityId::from_u128(3),
             options: Bytes::from_static(b"\xff not even UTF-8"),
+            map: true,
+            memoize: Memoize::Own,
             trace: TraceContext { trace_id: 1, span_id: 2, flags: 1 },
         };
         let (hash, bytes) = encode_spec(&spec);

@@ -35,7 +35,15 @@ pub(crate) fn call(
 ) -> Submit {
     let arguments = arguments.iter().map(|number| Bytes::from(number.to_string())).collect();
     let (shape, limits) = (Shape::default(), TaskLimits::default());
-    let batches = vec![Batch { function, shape, limits, options: Bytes::new(), arguments }];
+    let batches = vec![Batch {
+        function,
+        shape,
+        limits,
+        options: Bytes::new(),
+        map: false,
+        memoize: funcx_core::model::Memoize::Never,
+        arguments,
+    }];
     Submit { endpoint, group, trace: TraceContext::default(), batches }
 }
 

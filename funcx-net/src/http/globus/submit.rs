@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use funcx_core::contract::Action;
-use funcx_core::model::{EndpointId, FunctionKind};
+use funcx_core::model::{EndpointId, FunctionKind, Memoize};
 use serde_json::{Map, Value};
 
 use super::wire::{SubmitV3, SubmittedV3};
@@ -46,7 +46,15 @@ pub(super) async fn submit(
             })?;
         }
         let arguments = arguments.into_iter().map(view::payload).collect();
-        batches.push(Batch { function, shape: shape.clone(), limits, options: options.clone(), arguments });
+        batches.push(Batch {
+            function,
+            shape: shape.clone(),
+            limits,
+            options: options.clone(),
+            map: false,
+            memoize: Memoize::Never,
+            arguments,
+        });
     }
     let submit = Submit { endpoint, group: request.task_group_id, trace, batches };
     let ignored = request.user_endpoint_config.is_some_and(|config| !config.is_empty());

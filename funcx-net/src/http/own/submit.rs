@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use funcx_core::contract::Action;
-use funcx_core::model::FunctionKind;
+use funcx_core::model::{FunctionKind, Memoize};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -49,7 +49,15 @@ pub(super) async fn submit(
             })
             .collect::<Result<_>>()?;
         let (shape, options) = (shape.clone(), options.clone());
-        batches.push(Batch { function: calls.function_id, shape, limits, options, arguments });
+        batches.push(Batch {
+            function: calls.function_id,
+            shape,
+            limits,
+            options,
+            map: false,
+            memoize: Memoize::Never,
+            arguments,
+        });
     }
     let submit = Submit { endpoint: request.endpoint_id, group: request.task_group_id, trace, batches };
     let view = |accepted: &Accepted| SubmitAnswer {
