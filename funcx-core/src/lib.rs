@@ -27,6 +27,7 @@
 //! - [`message`]: what crosses a link.
 //! - [`state`]: the state machines, and the named invariants that they keep.
 //! - [`layer`]: `tower` layers for services that run tasks.
+//! - [`memo`]: values of calls, found again by what was called.
 //! - [`inproc`]: native functions in this process.
 //! - `conformance` (feature `conformance`): one suite per contract, and the simulation.
 //!
@@ -39,6 +40,7 @@ pub mod conformance;
 pub mod contract;
 pub mod inproc;
 pub mod layer;
+pub mod memo;
 pub mod message;
 pub mod model;
 pub mod state;

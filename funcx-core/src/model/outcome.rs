@@ -106,6 +106,11 @@ impl Outcome {
         Self::of(task, OutcomeKind::Returned, value.into())
     }
 
+    /// The outcome of a task that did not run, because an equal one has returned this value.
+    pub fn remembered(task: &Task, value: Bytes) -> Self {
+        Self { worker: Bytes::from_static(br#"{"memoized":true}"#), ..Self::returned(task, value) }
+    }
+
     /// The outcome of a task that ended as `kind` for the reason given.
     pub fn failed(task: &Task, kind: OutcomeKind, failure: &Failure) -> Self {
         // A struct of three strings always has a JSON form.

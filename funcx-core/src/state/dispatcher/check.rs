@@ -12,7 +12,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     pub fn check(&self) -> Result<(), Violation> {
         let broken = |invariant, seen: String| Err(Violation { invariant, seen });
         let (mut queued, mut leased) = (vec![0; self.lanes.len()], vec![0; self.lanes.len()]);
-        let mut bytes = vec![0; self.lanes.len()];
+        let (mut waiting, mut bytes) = (vec![0; self.lanes.len()], vec![0; self.lanes.len()]);
         for (key, entry) in &self.tasks {
             let lane = entry.lane.0 as usize;
             if self.index.get(&entry.task.id) != Some(&(key as u32)) {
@@ -26,6 +26,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             }
             bytes[lane] += entry.task.payload.len();
             match entry.peer {
+                None if entry.waits => waiting[lane] += 1,
                 None => queued[lane] += 1,
                 Some(_) => leased[lane] += 1,
             }
@@ -41,18 +42,17 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             present[peer.lane.0 as usize] += usize::from(peer.present);
         }
         for (index, lane) in self.lanes.iter().enumerate() {
-            let seen = (lane.queue.iter(&self.tasks).count(), lane.queue.len(), lane.leased, lane.bytes);
-            if seen != (queued[index], queued[index], leased[index], bytes[index])
+            let count = lane.queue.iter(&self.tasks).count();
+            let seen = (count, lane.queue.len(), lane.leased, lane.waiting, lane.bytes);
+            if seen != (queued[index], queued[index], leased[index], waiting[index], bytes[index])
                 || held[index] != leased[index]
                 || present[index] != lane.present
             {
                 return broken(Invariant::HonestCounters, format!("lane {index}: {seen:?}"));
             }
-            if queued[index] + leased[index] > self.limits.lane_tasks {
-                return broken(
-                    Invariant::BoundedQueue,
-                    format!("lane {index} holds {}", queued[index] + leased[index]),
-                );
+            let held = queued[index] + leased[index] + waiting[index];
+            if held > self.limits.lane_tasks {
+                return broken(Invariant::BoundedQueue, format!("lane {index} holds {held}"));
             }
         }
         if self.index.len() != self.tasks.len()

@@ -1,9 +1,11 @@
 //! Leases, and how attempts and tasks end.
 
+use super::flight::value_of;
 use super::{Dispatcher, Entry, Stop};
 use crate::contract::{PeerId, PlacementPolicy};
 use crate::model::{
-    AttemptId, Failure, Hop, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, Timestamp, limit,
+    AttemptId, Failure, Hop, Memoize, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, Timestamp,
+    limit,
 };
 use crate::state::invariant::invariant;
 
@@ -25,6 +27,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         let lane = &mut self.lanes[entry.lane.0 as usize];
         entry.started = Timestamp::UNSET;
         match entry.peer.take() {
+            None if entry.waits => self.stop_waiting(key),
             None => lane.queue.remove(&mut self.tasks, key),
             Some(peer) => {
                 lane.leased -= 1;
@@ -136,7 +139,16 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         if started.is_set() && !outcome.stamps.at(Hop::Started).is_set() {
             outcome.stamps.set(Hop::Started, started);
         }
-        self.forget(key);
+        let entry = self.forget(key);
+        let value = value_of(&entry, &outcome);
+        self.deliver(outcome);
+        if entry.task.spec.memoize != Memoize::Never {
+            self.land(key, &entry, value);
+        }
+    }
+
+    /// A task that is in no list has ended.
+    pub(super) fn deliver(&mut self, outcome: Outcome) {
         self.counters.delivered += 1;
         self.counters.ended[outcome.kind as usize] += 1;
         self.finished.push(outcome);

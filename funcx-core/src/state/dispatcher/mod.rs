@@ -1,11 +1,12 @@
 //! Queue, peers, credits, leases: the state machine of every node that hands out work.
 //!
 //! Here are its types and its inputs; `give` decides who gets what, `end` what becomes of attempts, `fair_queue` whose
-//! turn it is.
+//! turn it is, `flight` which calls need not run.
 
 mod check;
 mod end;
 mod fair_queue;
+mod flight;
 mod give;
 mod list;
 
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use slab::Slab;
 
 use self::fair_queue::{FairQueue, Weights};
+use self::flight::Flights;
 use self::list::{Linked, List, Neighbours};
 use crate::contract::{Capacity, IdleFirst, PeerId, PlacementPolicy};
 use crate::model::{
@@ -92,7 +94,9 @@ pub struct LaneLoad {
     pub queued: usize,
     /// Attempts given out.
     pub leased: usize,
-    /// Bytes of arguments of both.
+    /// Memoized calls that wait for the value of an equal one, and need no peer.
+    pub waiting: usize,
+    /// Bytes of arguments of all of them.
     pub bytes: usize,
 }
 
@@ -105,6 +109,8 @@ pub struct Counters {
     pub dispatched: u64,
     /// Tasks finished.
     pub delivered: u64,
+    /// Those of them that ended with the value of an equal call.
+    pub memoized: u64,
     /// Tasks that went back to the node above without an outcome.
     pub handed_back: u64,
     /// Attempts made again because infrastructure was lost, here or below.
@@ -148,6 +154,8 @@ pub struct Dispatcher<P = IdleFirst> {
     /// Ends of the times to live and deadlines of tasks that have some.
     timers: BTreeSet<(Tick, u32)>,
     weights: Weights,
+    /// What is known about memoized calls, if they are looked at here.
+    flights: Option<Flights>,
     counters: Counters,
     now: Now,
     paused: bool,
@@ -160,6 +168,8 @@ struct Lane<P> {
     policy: P,
     queue: FairQueue,
     leased: usize,
+    /// Tasks that wait for an equal one.
+    waiting: usize,
     bytes: usize,
     /// Peers that are connected.
     present: usize,
@@ -206,6 +216,8 @@ struct Entry {
     stop: Option<Stop>,
     /// It was given to us again while it was being stopped: when it has stopped, it starts anew.
     again: bool,
+    /// It is in no queue, because it waits for the value of an equal one.
+    waits: bool,
     started: Timestamp,
 }
 
@@ -243,6 +255,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             lost: Vec::new(),
             timers: BTreeSet::new(),
             weights: Weights::default(),
+            flights: None,
             counters: Counters::default(),
             now: Now::default(),
             paused: false,
@@ -256,6 +269,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             policy: P::default(),
             queue: FairQueue::default(),
             leased: 0,
+            waiting: 0,
             bytes: 0,
             present: 0,
             dirty: false,
@@ -292,14 +306,14 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// How full a lane is.
     pub fn load(&self, lane: LaneId) -> LaneLoad {
         let lane = &self.lanes[lane.0 as usize];
-        LaneLoad { queued: lane.queue.len(), leased: lane.leased, bytes: lane.bytes }
+        LaneLoad { queued: lane.queue.len(), leased: lane.leased, waiting: lane.waiting, bytes: lane.bytes }
     }
 
     /// Tasks that fit into a lane before its bound on tasks or bytes.
     pub fn room(&self, lane: LaneId) -> usize {
         let load = self.load(lane);
         match load.bytes < self.limits.lane_bytes {
-            true => self.limits.lane_tasks.saturating_sub(load.queued + load.leased),
+            true => self.limits.lane_tasks.saturating_sub(load.queued + load.leased + load.waiting),
             false => 0,
         }
     }
@@ -349,8 +363,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                     entry.again = entry.stop.is_some();
                 }
             } else if self.room(lane) > 0 && refused.is_empty() {
-                let key = self.insert(lane, task);
-                self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key, &self.weights);
+                self.admit(lane, task);
             } else {
                 refused.push(task);
             }
@@ -361,13 +374,16 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Gives up every task that waits here, because the node leaves: they go on elsewhere as the same attempts.
     pub fn hand_back(&mut self) -> Vec<AttemptId> {
-        let queued: Vec<usize> =
-            self.lanes.iter().flat_map(|lane| lane.queue.iter(&self.tasks).collect::<Vec<_>>()).collect();
-        queued
+        // Those that wait for others first: when these leave, nobody waits for them any more.
+        let mut leaving = self.waiting();
+        leaving.extend(self.lanes.iter().flat_map(|lane| lane.queue.iter(&self.tasks)));
+        leaving
             .into_iter()
             .map(|key| {
                 self.counters.handed_back += 1;
-                self.forget(key).task.attempt_id()
+                let entry = self.forget(key);
+                self.land(key, &entry, None);
+                entry.task.attempt_id()
             })
             .collect()
     }
@@ -574,7 +590,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                     known.insert(attempt.task, ());
                 }
                 Some(key) if self.tasks[key].peer.is_none() && self.tasks[key].lane == lane => {
-                    self.lanes[lane.0 as usize].queue.remove(&mut self.tasks, key);
+                    self.detach(key);
                     self.lease(key, peer);
                     let entry = &mut self.tasks[key];
                     entry.leased_as = attempt.number;
@@ -711,6 +727,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             leased_as: 0,
             stop: None,
             again: false,
+            waits: false,
             started: Timestamp::UNSET,
         });
         self.index.insert(id, key as u32);

@@ -289,6 +289,12 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.link_counters
     }
 
+    /// From now on equal memoized calls run once at a time, and up to `capacity_bytes` of their values are remembered.
+    /// Without this, every call runs.
+    pub fn memoize(&mut self, capacity_bytes: usize) {
+        self.dispatcher.memoize(capacity_bytes);
+    }
+
     /// The part of an owner, against those of others: with weight 2 it gets twice as much as one with weight 1, which is
     /// what everybody has. What nobody wants goes to those who do.
     pub fn set_weight(&mut self, owner: IdentityId, weight: u32) {

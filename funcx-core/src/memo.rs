@@ -1,0 +1,166 @@
+//! Values of calls, found again by what was called: which calls are equal, and a bounded memory of their values.
+
+use bytes::Bytes;
+use lru::LruCache;
+use sha2::{Digest, Sha256};
+
+use crate::model::{Memoize, TaskSpec};
+
+/// What equal calls have in common: SHA-256 over who may share the value, the function's hash, whether it is mapped,
+/// options, container and arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemoKey(pub [u8; 32]);
+
+impl MemoKey {
+    /// The key of a call as its specification wants it remembered; `None` if it wants to run. Shared values count only in
+    /// one place: `place` is a number for the endpoint.
+    pub fn of(spec: &TaskSpec, arguments: &[u8], place: u128) -> Option<Self> {
+        match spec.memoize {
+            Memoize::Never => None,
+            Memoize::Own => Some(Self::own(spec, arguments)),
+            Memoize::Shared => Some(Self::hash(&[b"at", &place.to_le_bytes()[..]].concat(), spec, arguments)),
+        }
+    }
+
+    /// The key of a call whose value only its owner may see, whatever its specification says.
+    pub fn own(spec: &TaskSpec, arguments: &[u8]) -> Self {
+        Self::hash(spec.owner.uuid().as_bytes(), spec, arguments)
+    }
+
+    fn hash(scope: &[u8], spec: &TaskSpec, arguments: &[u8]) -> Self {
+        let container = spec.shape.container.as_deref().unwrap_or_default();
+        let mut digest = Sha256::new();
+        // Lengths keep parts apart that run into each other.
+        for part in
+            [scope, &spec.function.hash().0, &[u8::from(spec.map)], &spec.options, container.as_bytes()]
+        {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        digest.update(arguments);
+        Self(digest.finalize().into())
+    }
+}
+
+/// Values by key, bounded in bytes; those that nobody has asked for the longest go first.
+#[derive(Debug)]
+pub struct MemoCache {
+    capacity_bytes: usize,
+    bytes: usize,
+    values: LruCache<MemoKey, Bytes>,
+}
+
+impl MemoCache {
+    /// An empty memory for this many bytes, its own overhead included.
+    pub fn new(capacity_bytes: usize) -> Self {
+        Self { capacity_bytes, bytes: 0, values: LruCache::unbounded() }
+    }
+
+    /// The value of an equal call.
+    pub fn find(&mut self, key: &MemoKey) -> Option<Bytes> {
+        self.values.get(key).cloned()
+    }
+
+    /// Remembers a value, unless it is larger than the whole memory.
+    ///
+    /// The value is copied if it is a small part of something larger, such as the buffer of a connection, which would
+    /// stay in memory with it.
+    pub fn insert(&mut self, key: MemoKey, value: &Bytes) {
+        let size = size(value);
+        if size > self.capacity_bytes {
+            return;
+        }
+        if let Some(old) = self.values.put(key, Bytes::copy_from_slice(value)) {
+            self.bytes -= self::size(&old);
+        }
+        self.bytes += size;
+        while self.bytes > self.capacity_bytes {
+            let Some((_, oldest)) = self.values.pop_lru() else { break };
+            self.bytes -= self::size(&oldest);
+        }
+    }
+
+    /// Bytes that it occupies.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Bytes that an entry occupies: value, key, and about twice that for the list and the table.
+fn size(value: &Bytes) -> usize {
+    value.len() + 2 * (size_of::<MemoKey>() + size_of::<Bytes>() + 4 * size_of::<usize>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Function, IdentityId};
+
+    fn spec(owner: u128, memoize: Memoize) -> TaskSpec {
+        let function = Arc::new(Function::python("f", "def f(): pass"));
+        TaskSpec { memoize, ..TaskSpec::new(function, IdentityId::from_u128(owner)) }
+    }
+
+    #[test]
+    fn calls_are_equal_if_function_arguments_options_and_owner_are() {
+        let key = |spec: &TaskSpec, arguments: &str| MemoKey::of(spec, arguments.as_bytes(), 0).unwrap();
+        let one = spec(1, Memoize::Own);
+        assert_eq!(key(&one, "x"), key(&spec(1, Memoize::Own), "x"));
+        assert_ne!(key(&one, "x"), key(&one, "y"));
+        assert_ne!(key(&one, "x"), key(&spec(2, Memoize::Own), "x"), "another owner");
+        let other = TaskSpec { function: Arc::new(Function::python("g", "def f(): pass")), ..one.clone() };
+        assert_ne!(key(&one, "x"), key(&other, "x"));
+        assert_ne!(key(&one, "x"), key(&TaskSpec { options: "x".into(), ..one.clone() }, ""));
+        assert_ne!(key(&one, "x"), key(&TaskSpec { map: true, ..one.clone() }, "x"));
+        let mut inside = one.clone();
+        inside.shape.container = Some("image".into());
+        assert_ne!(key(&one, "x"), key(&inside, "x"));
+    }
+
+    #[test]
+    fn a_shared_value_is_anybodys_at_one_endpoint_but_never_that_of_one_who_keeps_it() {
+        let (mine, theirs) = (spec(1, Memoize::Shared), spec(2, Memoize::Shared));
+        let key = |spec: &TaskSpec, place| MemoKey::of(spec, b"x", place);
+        assert!(key(&mine, 1).is_some());
+        assert_eq!(key(&mine, 1), key(&theirs, 1));
+        assert_ne!(key(&mine, 1), key(&mine, 2));
+        let own = spec(1, Memoize::Own);
+        assert_eq!(key(&own, 1), key(&own, 2), "one's own value is as good elsewhere");
+        assert_ne!(key(&own, 1), key(&mine, 1));
+        assert_eq!(key(&spec(1, Memoize::Never), 1), None);
+    }
+
+    fn numbered(number: u8) -> MemoKey {
+        MemoKey([number; 32])
+    }
+
+    #[test]
+    fn what_nobody_asks_for_goes_first_and_what_never_fits_is_left_out() {
+        let value = Bytes::from_static(b"value");
+        let mut cache = MemoCache::new(2 * size(&value));
+        cache.insert(numbered(1), &value);
+        cache.insert(numbered(2), &value);
+        assert_eq!(cache.find(&numbered(1)), Some(value.clone()));
+        cache.insert(numbered(3), &value);
+        assert_eq!(cache.find(&numbered(2)), None);
+        assert_eq!(
+            (cache.find(&numbered(1)), cache.find(&numbered(3))),
+            (Some(value.clone()), Some(value.clone()))
+        );
+        cache.insert(numbered(4), &vec![0; 3 * size(&value)].into());
+        assert_eq!((cache.find(&numbered(4)), cache.bytes()), (None, 2 * size(&value)));
+    }
+
+    #[test]
+    fn a_value_that_comes_again_is_counted_once() {
+        let mut cache = MemoCache::new(10_000);
+        cache.insert(numbered(1), &"one".into());
+        cache.insert(numbered(1), &"another".into());
+        assert_eq!(
+            (cache.find(&numbered(1)), cache.bytes()),
+            (Some("another".into()), size(&"another".into()))
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Calls that wait for an equal one instead of running, and values that are known already.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::list::List;
+use super::{Dispatcher, Entry, LaneId};
+use crate::contract::PlacementPolicy;
+use crate::memo::{MemoCache, MemoKey};
+use crate::model::{Memoize, Outcome, OutcomeKind, Task, TaskSpec};
+
+/// What a dispatcher knows about memoized calls.
+#[derive(Debug)]
+pub(super) struct Flights {
+    values: MemoCache,
+    under_way: BTreeMap<(LaneId, MemoKey), Flight>,
+}
+
+/// A call that is here, and the equal ones that wait for its value.
+#[derive(Debug)]
+struct Flight {
+    leader: u32,
+    waiting: List,
+}
+
+impl Flights {
+    fn new(capacity_bytes: usize) -> Self {
+        Self { values: MemoCache::new(capacity_bytes), under_way: BTreeMap::new() }
+    }
+}
+
+impl<P: PlacementPolicy + Default> Dispatcher<P> {
+    /// From now on memoized calls that are equal to one that is here wait for its value, and up to `capacity_bytes` of values
+    /// are remembered for those that come later. Without this, every call runs.
+    pub fn memoize(&mut self, capacity_bytes: usize) {
+        self.flights = Some(Flights::new(capacity_bytes));
+    }
+
+    /// Takes in a new task: it is queued, waits for the value of an equal one, or ends at once.
+    pub(super) fn admit(&mut self, lane: LaneId, task: Task) {
+        let Some((flights, memo)) = self.flights.as_mut().zip(key_of(&task, lane)) else {
+            let key = self.insert(lane, task);
+            self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key, &self.weights);
+            return;
+        };
+        if let Some(value) = flights.values.find(&memo) {
+            self.counters.accepted += 1;
+            self.counters.memoized += 1;
+            self.deliver(Outcome::remembered(&task, value));
+            return;
+        }
+        let leader = flights.under_way.get(&(lane, memo)).map(|flight| flight.leader as usize);
+        let waits = leader.is_some_and(|leader| may_wait(&task.spec, &self.tasks[leader]));
+        let key = self.insert(lane, task);
+        let Some(flights) = &mut self.flights else { return };
+        let state = &mut self.lanes[lane.0 as usize];
+        match waits {
+            true => {
+                self.tasks[key].waits = true;
+                state.waiting += 1;
+                let flight = flights.under_way.get_mut(&(lane, memo));
+                flight.into_iter().for_each(|flight| flight.waiting.push_back(&mut self.tasks, key));
+            }
+            false => {
+                let alone = Flight { leader: key as u32, waiting: List::default() };
+                flights.under_way.entry((lane, memo)).or_insert(alone);
+                state.queue.push_back(&mut self.tasks, key, &self.weights);
+            }
+        }
+    }
+
+    /// Takes an entry out of those that wait for an equal one.
+    pub(super) fn stop_waiting(&mut self, key: usize) {
+        let entry = &mut self.tasks[key];
+        entry.waits = false;
+        let (lane, memo) = (entry.lane, key_of(&entry.task, entry.lane));
+        self.lanes[lane.0 as usize].waiting -= 1;
+        let flights = self.flights.as_mut().zip(memo);
+        let flight = flights.and_then(|(flights, memo)| flights.under_way.get_mut(&(lane, memo)));
+        flight.into_iter().for_each(|flight| flight.waiting.remove(&mut self.tasks, key));
+    }
+
+    /// A task has left. With its value those that wait for it end; without one, the first of them runs.
+    pub(super) fn land(&mut self, key: usize, entry: &Entry, value: Option<Bytes>) {
+        let memo = key_of(&entry.task, entry.lane);
+        let Some((flights, memo)) = self.flights.as_mut().zip(memo) else { return };
+        let name = (entry.lane, memo);
+        let Some(Flight { leader, waiting }) = flights.under_way.get(&name) else { return };
+        let (leads, mut next) = (*leader as usize == key, waiting.first());
+        if let Some(value) = value {
+            flights.values.insert(memo, &value);
+            while let Some(key) = next {
+                let outcome = Outcome::remembered(&self.tasks[key].task, value.clone());
+                self.forget(key);
+                self.counters.memoized += 1;
+                self.deliver(outcome);
+                next = self.next_waiting(&name);
+            }
+        }
+        match (leads, next) {
+            (false, _) => {}
+            (true, None) => self.flights.iter_mut().for_each(|flights| {
+                flights.under_way.remove(&name);
+            }),
+            (true, Some(next)) => {
+                self.stop_waiting(next);
+                let flight = self.flights.as_mut().and_then(|flights| flights.under_way.get_mut(&name));
+                flight.into_iter().for_each(|flight| flight.leader = next as u32);
+                let lane = &mut self.lanes[entry.lane.0 as usize];
+                lane.queue.push_front(&mut self.tasks, next, &self.weights);
+                self.mark(entry.lane);
+            }
+        }
+    }
+
+    fn next_waiting(&self, name: &(LaneId, MemoKey)) -> Option<usize> {
+        self.flights.as_ref()?.under_way.get(name)?.waiting.first()
+    }
+
+    /// The tasks that wait for equal ones.
+    pub(super) fn waiting(&self) -> Vec<usize> {
+        let flights = self.flights.iter().flat_map(|flights| flights.under_way.values());
+        flights.flat_map(|flight| flight.waiting.iter(&self.tasks)).collect()
+    }
+}
+
+fn key_of(task: &Task, lane: LaneId) -> Option<MemoKey> {
+    MemoKey::of(&task.spec, &task.payload, lane.0.into())
+}
+
+/// Whether a call loses nothing by waiting for an equal one: that has been given out, or would be given out before.
+fn may_wait(spec: &TaskSpec, leader: &Entry) -> bool {
+    let ahead = &leader.task.spec;
+    leader.peer.is_some() || (ahead.owner == spec.owner && ahead.limits.priority >= spec.limits.priority)
+}
+
+/// The value that an outcome leaves for equal calls.
+pub(super) fn value_of(entry: &Entry, outcome: &Outcome) -> Option<Bytes> {
+    let memoized = entry.task.spec.memoize != Memoize::Never;
+    (memoized && outcome.kind == OutcomeKind::Returned).then(|| outcome.payload.clone())
+}
