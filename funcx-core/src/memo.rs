@@ -4,7 +4,10 @@ use bytes::Bytes;
 use lru::LruCache;
 use sha2::{Digest, Sha256};
 
-use crate::model::{Memoize, TaskSpec};
+use crate::model::{Memoize, Outcome, OutcomeKind, TaskSpec};
+
+/// How the value of a map begins of which every call has returned.
+const MAP_WITHOUT_FAILURES: &[u8] = br#"{"failures":{},"#;
 
 /// What equal calls have in common: SHA-256 over who may share the value, the function's hash, whether it is mapped,
 /// options, container and arguments.
@@ -40,6 +43,12 @@ impl MemoKey {
         digest.update(arguments);
         Self(digest.finalize().into())
     }
+}
+
+/// The value that an outcome leaves for equal calls: what returned, and of a map only if none of its calls failed.
+pub fn lasting_value<'a>(spec: &TaskSpec, outcome: &'a Outcome) -> Option<&'a Bytes> {
+    let whole = !spec.map || outcome.payload.starts_with(MAP_WITHOUT_FAILURES);
+    (outcome.kind == OutcomeKind::Returned && whole).then_some(&outcome.payload)
 }
 
 /// Values by key, bounded in bytes; those that nobody has asked for the longest go first.
@@ -96,7 +105,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Function, IdentityId};
+    use crate::model::{Failure, Function, IdentityId, Task, TaskId};
 
     fn spec(owner: u128, memoize: Memoize) -> TaskSpec {
         let function = Arc::new(Function::python("f", "def f(): pass"));
@@ -130,6 +139,24 @@ mod tests {
         assert_eq!(key(&own, 1), key(&own, 2), "one's own value is as good elsewhere");
         assert_ne!(key(&own, 1), key(&mine, 1));
         assert_eq!(key(&spec(1, Memoize::Never), 1), None);
+    }
+
+    #[test]
+    fn failures_leave_nothing_and_neither_do_maps_with_some() {
+        let single = Arc::new(spec(1, Memoize::Own));
+        let map = Arc::new(TaskSpec { map: true, ..(*single).clone() });
+        let lasting = |spec: &Arc<TaskSpec>, value: &str| {
+            let task = Task::new(TaskId::from_u128(1), Arc::clone(spec), "");
+            lasting_value(spec, &Outcome::returned(&task, value.to_owned())).is_some()
+        };
+        assert!(lasting(&single, "1") && lasting(&map, r#"{"failures":{},"values":[1]}"#));
+        assert!(!lasting(
+            &map,
+            r#"{"failures":{"0":{"code":"E","message":"","traceback":""}},"values":[null]}"#
+        ));
+        let task = Task::new(TaskId::from_u128(1), Arc::clone(&single), "");
+        let failed = Outcome::failed(&task, OutcomeKind::Raised, &Failure::new("E", "no"));
+        assert_eq!(lasting_value(&single, &failed), None);
     }
 
     fn numbered(number: u8) -> MemoKey {

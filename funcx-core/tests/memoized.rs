@@ -85,7 +85,7 @@ impl Bench {
                 _ => {}
             }
         }
-        self.real.check().unwrap();
+        self.real.check().expect("every promise holds");
     }
 
     fn runs(&self) -> Vec<TaskId> {

@@ -113,3 +113,58 @@ async fn failures_are_not_remembered_but_values_are() {
     assert_eq!(kinds, [Raised, Returned, Returned, Returned]);
     assert_eq!((calls.load(Ordering::Relaxed), service.hits()), (2, 2));
 }
+
+#[tokio::test]
+async fn equal_calls_under_way_run_once_and_the_next_one_runs_if_that_fails() {
+    let (calls, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    let inner = {
+        let (calls, gate) = (Arc::clone(&calls), Arc::clone(&gate));
+        service_fn(move |task: Task| {
+            let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok::<_, Error>(match first {
+                    true => Outcome::failed(&task, OutcomeKind::Raised, &Failure::new("E", "once")),
+                    false => Outcome::returned(&task, "value"),
+                })
+            }
+        })
+    };
+    let mut service = MemoizeLayer::with_capacity_bytes(1 << 20).layer(inner);
+    let mut running = Vec::new();
+    for _ in 0..5 {
+        running.push(tokio::spawn(service.ready().await.unwrap().call(task(Function::native("f"), "x"))));
+    }
+    gate.add_permits(1);
+    assert_eq!(running.remove(0).await.unwrap().unwrap().kind, OutcomeKind::Raised);
+    // One of the others runs now; whoever stops waiting leaves the rest alone.
+    running.pop().unwrap().abort();
+    gate.add_permits(1);
+    for running in running {
+        assert_eq!(running.await.unwrap().unwrap().payload, "value");
+    }
+    assert_eq!((calls.load(Ordering::Relaxed), service.hits()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_leaves_its_turn_to_one_who_waits() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let inner = {
+        let calls = Arc::clone(&calls);
+        service_fn(move |task: Task| {
+            let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                if first {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Error>(Outcome::returned(&task, "value"))
+            }
+        })
+    };
+    let mut service = MemoizeLayer::with_capacity_bytes(1 << 20).layer(inner);
+    let dropped = service.ready().await.unwrap().call(task(Function::native("f"), "x"));
+    let waiting = service.ready().await.unwrap().call(task(Function::native("f"), "x"));
+    drop(dropped);
+    assert_eq!(waiting.await.unwrap().payload, "value");
+}

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::list::List;
 use super::{Dispatcher, Entry, LaneId};
 use crate::contract::PlacementPolicy;
-use crate::memo::{MemoCache, MemoKey};
-use crate::model::{Memoize, Outcome, OutcomeKind, Task, TaskSpec};
+use crate::memo::{MemoCache, MemoKey, lasting_value};
+use crate::model::{Memoize, Outcome, Task, TaskSpec};
 
 /// What a dispatcher knows about memoized calls.
 #[derive(Debug)]
@@ -138,5 +138,5 @@ fn may_wait(spec: &TaskSpec, leader: &Entry) -> bool {
 /// The value that an outcome leaves for equal calls.
 pub(super) fn value_of(entry: &Entry, outcome: &Outcome) -> Option<Bytes> {
     let memoized = entry.task.spec.memoize != Memoize::Never;
-    (memoized && outcome.kind == OutcomeKind::Returned).then(|| outcome.payload.clone())
+    lasting_value(&entry.task.spec, outcome).filter(|_| memoized).cloned()
 }
