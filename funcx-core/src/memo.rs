@@ -45,9 +45,9 @@ impl MemoKey {
     }
 }
 
-/// The value that an outcome leaves for equal calls: what returned, and of a map only if none of its calls failed.
-pub fn lasting_value<'a>(spec: &TaskSpec, outcome: &'a Outcome) -> Option<&'a Bytes> {
-    let whole = !spec.map || outcome.payload.starts_with(MAP_WITHOUT_FAILURES);
+/// The value that an outcome leaves for equal calls: what a task returned, if it is a `map` only if none of its calls failed.
+pub fn lasting_value(map: bool, outcome: &Outcome) -> Option<&Bytes> {
+    let whole = !map || outcome.payload.starts_with(MAP_WITHOUT_FAILURES);
     (outcome.kind == OutcomeKind::Returned && whole).then_some(&outcome.payload)
 }
 
@@ -147,7 +147,7 @@ mod tests {
         let map = Arc::new(TaskSpec { map: true, ..(*single).clone() });
         let lasting = |spec: &Arc<TaskSpec>, value: &str| {
             let task = Task::new(TaskId::from_u128(1), Arc::clone(spec), "");
-            lasting_value(spec, &Outcome::returned(&task, value.to_owned())).is_some()
+            lasting_value(spec.map, &Outcome::returned(&task, value.to_owned())).is_some()
         };
         assert!(lasting(&single, "1") && lasting(&map, r#"{"failures":{},"values":[1]}"#));
         assert!(!lasting(
@@ -156,7 +156,7 @@ mod tests {
         ));
         let task = Task::new(TaskId::from_u128(1), Arc::clone(&single), "");
         let failed = Outcome::failed(&task, OutcomeKind::Raised, &Failure::new("E", "no"));
-        assert_eq!(lasting_value(&single, &failed), None);
+        assert_eq!(lasting_value(false, &failed), None);
     }
 
     fn numbered(number: u8) -> MemoKey {

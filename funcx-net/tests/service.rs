@@ -19,6 +19,8 @@ mod fabric;
 mod follow;
 #[path = "service/life.rs"]
 mod life;
+#[path = "service/memo.rs"]
+mod memo;
 #[path = "service/queue.rs"]
 mod queue;
 #[path = "service/queues.rs"]
@@ -39,7 +41,7 @@ use funcx_core::ErrorKind;
 use funcx_core::conformance::task_store::MemoryStore;
 use funcx_core::contract::{Access, Action, TaskStore};
 use funcx_core::model::{
-    EndpointId, Function, FunctionId, Outcome, OutcomeKind, Shape, TaskGroupId, TaskId, TaskLimits,
+    EndpointId, Failure, Function, FunctionId, Outcome, OutcomeKind, Shape, TaskGroupId, TaskId, TaskLimits,
     Timestamp, TraceContext,
 };
 use funcx_net::driver::NodeNotice;

@@ -4,6 +4,7 @@
 //! reference implementation.
 
 mod life;
+mod memo;
 mod memory;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::contract::{
     TaskRecord, TaskStore, Write,
 };
 use crate::model::{
-    EndpointId, ErrorKind, Function, FunctionId, IdentityId, Outcome, OutcomeKind, Shape, Task,
+    EndpointId, ErrorKind, Function, FunctionId, IdentityId, Memoize, Outcome, OutcomeKind, Shape, Task,
     TaskEventKind, TaskGroupId, TaskId, TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
 };
 
@@ -47,6 +48,7 @@ pub async fn suite(store: Arc<dyn TaskStore>) {
     a_commit_whose_future_is_dropped_still_happens(scene(15)).await;
     long_and_empty_payloads_come_back(scene(16)).await;
     each_owner_and_priority_has_a_queue(scene(17)).await;
+    memo::suite(scene).await;
     life::suite(scene).await;
 }
 
@@ -239,6 +241,7 @@ fn function_record(id: u128, owner: u128) -> Arc<FunctionRecord> {
         description: "the answer".into(),
         owner: IdentityId::from_u128(owner),
         access: Access::Group(uuid::Uuid::from_u128(4)),
+        memoize: Memoize::Shared,
         metadata: "{\"python_version\":\"3.12\"}".into(),
         created: Timestamp::from_nanos(77),
     })
@@ -256,7 +259,7 @@ fn endpoint_record(id: u128) -> Arc<EndpointRecord> {
     })
 }
 
-fn outcome(task: TaskId, value: &'static str) -> OutcomeRecord {
+fn outcome(task: TaskId, value: impl Into<Bytes>) -> OutcomeRecord {
     let mut outcome = Outcome::returned(&Task::new(task, spec(1, "code"), ""), value);
     outcome.kind = OutcomeKind::Raised;
     outcome.stdout = "printed".into();

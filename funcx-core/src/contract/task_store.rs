@@ -6,9 +6,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::Access;
+use crate::memo::MemoKey;
 use crate::model::{
-    EndpointId, Function, FunctionId, IdentityId, Outcome, Result, TaskEvent, TaskGroupId, TaskId, TaskSpec,
-    Timestamp,
+    EndpointId, Function, FunctionId, IdentityId, Memoize, Outcome, Result, TaskEvent, TaskGroupId, TaskId,
+    TaskSpec, Timestamp,
 };
 
 /// Durable functions, endpoints, tasks and outcomes.
@@ -64,6 +65,11 @@ pub trait TaskStore: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>>;
 
+    /// Values that tasks have returned which were remembered under these keys.
+    ///
+    /// **Shape.** One entry per key, in the same order; `None` if nothing was remembered, or its task is forgotten.
+    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>>;
+
     /// What is known to have happened to a task before its outcome, in the order in which it was recorded; nothing for an
     /// unknown task. Of many events the last [`MAX_TASK_EVENTS`](crate::model::limit::MAX_TASK_EVENTS) are kept.
     fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>>;
@@ -111,8 +117,14 @@ pub enum Write {
     DeleteEndpoint(EndpointId),
     /// Adds tasks. Their sequence numbers are greater than all earlier ones of the endpoint.
     Submit(Submission),
+    /// Adds tasks that have ended already, because their outcomes were known: one for each, in the same order. They were
+    /// never in a queue, so their sequence numbers mean nothing.
+    Answer(Submission, Vec<OutcomeRecord>),
     /// Gives tasks their outcome. A task that has one keeps it.
     Finish(Vec<OutcomeRecord>),
+    /// Keeps under these keys that the outcomes of these tasks answer equal calls, for as long as the tasks are kept. The last
+    /// one counts.
+    Remember(Vec<(MemoKey, TaskId)>),
     /// Keeps events of tasks, with what follows from them: after [`Lost`](crate::model::TaskEventKind::Lost) the task goes
     /// on as the next attempt, after [`Started`](crate::model::TaskEventKind::Started) its time to live does not matter
     /// any more. Events of unknown tasks leave no trace.
@@ -195,6 +207,8 @@ pub struct FunctionRecord {
     pub owner: IdentityId,
     /// Who else may use it.
     pub access: Access,
+    /// Whether its calls may be answered with values of equal ones, unless they say so themselves.
+    pub memoize: Memoize,
     /// What the client said about it, a JSON object.
     pub metadata: String,
     /// When it was registered.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::memo::{MemoCache, MemoKey, lasting_value};
-use crate::model::{Outcome, Task, TaskSpec};
+use crate::model::{Outcome, Task};
 
 /// Makes a service remember values. See [`Memoize`].
 #[derive(Debug, Clone, Copy)]
@@ -137,17 +137,17 @@ where
             Turn::Answered(value) => Either::Left(ready(Ok(Outcome::remembered(&task, value)))),
             Turn::Runs => {
                 let running = Running { memory, key };
-                let spec = Arc::clone(&task.spec);
+                let map = task.spec.map;
                 let outcome = self.inner.call(task);
-                Either::Right(async move { land(running, &spec, outcome.await) }.boxed())
+                Either::Right(async move { land(running, map, outcome.await) }.boxed())
             }
             Turn::Waits(told) => Either::Right(wait(self.inner.clone(), memory, key, told, task).boxed()),
         }
     }
 }
 
-fn land<E>(running: Running, spec: &TaskSpec, outcome: Result<Outcome, E>) -> Result<Outcome, E> {
-    let value = outcome.as_ref().ok().and_then(|outcome| lasting_value(spec, outcome));
+fn land<E>(running: Running, map: bool, outcome: Result<Outcome, E>) -> Result<Outcome, E> {
+    let value = outcome.as_ref().ok().and_then(|outcome| lasting_value(map, outcome));
     value.into_iter().for_each(|value| running.land(value));
     outcome
 }
@@ -173,8 +173,8 @@ where
             Turn::Waits(next) => told = next,
             Turn::Runs => {
                 let running = Running { memory, key };
-                let spec = Arc::clone(&task.spec);
-                return land(running, &spec, inner.oneshot(task).await);
+                let map = task.spec.map;
+                return land(running, map, inner.oneshot(task).await);
             }
         }
     }

@@ -71,6 +71,9 @@ limits! {
     MAX_WORKER_FUNCTIONS: usize = 1024, "functions";
 }
 
+/// Bytes of values that a node remembers for equal calls, unless it is told otherwise.
+pub const DEFAULT_MEMO_BYTES: usize = 64 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,6 +79,9 @@ impl Failure {
     }
 }
 
+/// What stands for the worker where none was needed.
+const MEMOIZED: &[u8] = br#"{"memoized":true}"#;
+
 /// The end of one attempt, as it travels up the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -108,7 +111,12 @@ impl Outcome {
 
     /// The outcome of a task that did not run, because an equal one has returned this value.
     pub fn remembered(task: &Task, value: Bytes) -> Self {
-        Self { worker: Bytes::from_static(br#"{"memoized":true}"#), ..Self::returned(task, value) }
+        Self { worker: Bytes::from_static(MEMOIZED), ..Self::returned(task, value) }
+    }
+
+    /// Whether it is one of those that [`remembered`](Self::remembered) makes, here or elsewhere.
+    pub fn is_remembered(&self) -> bool {
+        self.worker == MEMOIZED
     }
 
     /// The outcome of a task that ended as `kind` for the reason given.

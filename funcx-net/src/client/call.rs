@@ -102,6 +102,8 @@ pub struct CallOptions {
     pub ttl: Option<Duration>,
     /// Longest time from acceptance until the task has ended; it is stopped after that.
     pub deadline: Option<Duration>,
+    /// Whether the value of an equal call will do; as the function was registered if `None`.
+    pub memoize: Option<bool>,
     /// What only the worker reads, such as `env` and `sandbox`.
     pub worker: BTreeMap<String, Value>,
 }
@@ -166,6 +168,13 @@ impl Call {
     #[must_use]
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {
         self.target.how.max_attempts = Some(attempts);
+        self
+    }
+
+    /// The same call, answered with the value of an equal one if there is one, or run in any case.
+    #[must_use]
+    pub fn with_memoize(mut self, memoize: bool) -> Self {
+        self.target.how.memoize = Some(memoize);
         self
     }
 

@@ -1,6 +1,6 @@
 //! A function that is about to be registered.
 
-use funcx_core::model::FunctionKind;
+use funcx_core::model::{FunctionKind, Memoize};
 
 use crate::http::wire::FunctionRegistration;
 
@@ -41,6 +41,7 @@ impl FunctionRegistration {
             description: None,
             public: false,
             group: None,
+            memoize: Memoize::Never,
             metadata: None,
         }
     }

@@ -45,6 +45,7 @@ pub(super) async fn submit(
         endpoint_id: *endpoint,
         task_group_id: Some(group),
         tasks: vec![Calls { function_id: *function, arguments }],
+        memoize: how.memoize,
         how: how.resources(),
         options: (!how.worker.is_empty()).then(|| how.worker.clone()),
     };

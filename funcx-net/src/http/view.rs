@@ -71,6 +71,7 @@ pub(super) fn function(record: &FunctionRecord, with_code: bool) -> FunctionView
         owner: record.owner,
         public,
         group,
+        memoize: record.memoize,
         metadata: raw(record.metadata.as_bytes()),
         created: record.created.as_secs_f64(),
     }

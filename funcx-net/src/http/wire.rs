@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use funcx_core::model::{EndpointId, FunctionId, FunctionKind, IdentityId, OutcomeKind, TaskGroupId, TaskId};
+use funcx_core::model::{
+    EndpointId, FunctionId, FunctionKind, IdentityId, Memoize, OutcomeKind, TaskGroupId, TaskId,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -61,10 +63,19 @@ pub struct FunctionRegistration {
     /// Group whose members may use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Uuid>,
+    /// Whether a call may be answered with the value of an equal one, unless the call says so itself: `never`; `own`, with
+    /// values of the caller's own calls; `shared`, with those of anybody who may use the function, at the same endpoint.
+    #[serde(default, skip_serializing_if = "is_never")]
+    #[schema(value_type = String)]
+    pub memoize: Memoize,
     /// A JSON object that is kept with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Box<RawValue>>,
+}
+
+fn is_never(memoize: &Memoize) -> bool {
+    *memoize == Memoize::Never
 }
 
 /// A function that was registered.
@@ -105,6 +116,10 @@ pub struct FunctionView {
     /// Group whose members may use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Uuid>,
+    /// Whether its calls may be answered with values of equal ones: `never`, `own` or `shared`.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub memoize: Memoize,
     /// What the client said about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -136,6 +151,10 @@ pub struct SubmitRequest {
     pub task_group_id: Option<TaskGroupId>,
     /// Calls by function.
     pub tasks: Vec<Calls>,
+    /// Whether the value of an equal call will do: same function, arguments and options. As the function was registered if
+    /// it is absent. Failures are never remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memoize: Option<bool>,
     /// What each of them asks for.
     #[serde(flatten)]
     pub how: Resources,

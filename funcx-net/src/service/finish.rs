@@ -6,11 +6,11 @@ use funcx_core::Result;
 use funcx_core::contract::{Backlog, OutcomeRecord, Write};
 use funcx_core::model::{Outcome, OutcomeKind, TaskEvent, TaskEventKind, TaskId};
 
-use super::Service;
 use super::lane::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::publish::{Finished, Origin};
 use super::queue::Queue;
 use super::tasks::READ_TASKS;
+use super::{Service, memo};
 use crate::driver::wall_clock;
 
 /// Commits of events, numbered in the order in which they were called.
@@ -147,12 +147,14 @@ impl Service {
     fn untrack(self: &Arc<Self>, records: &[OutcomeRecord]) -> Vec<Option<Arc<Origin>>> {
         let mut queues: Vec<(Arc<Queue>, Backlog)> = Vec::new();
         let mut origins = Vec::with_capacity(records.len());
+        let mut returned = Vec::new();
         let mut tracked = self.tracked.lock();
         for record in records {
             let Some(task) = tracked.remove(&record.outcome.task) else {
                 origins.push(None);
                 continue;
             };
+            returned.extend(task.memoized.and_then(|memoized| memo::returned(&memoized, record)));
             let bytes = task.bytes as u64;
             match queues.iter_mut().find(|(queue, _)| Arc::ptr_eq(queue, &task.queue)) {
                 Some((_, ended)) => {
@@ -164,6 +166,7 @@ impl Service {
             origins.push(task.origin);
         }
         drop(tracked);
+        self.remember(returned);
         for (queue, ended) in queues {
             // A lane stays open once it is.
             if let Some(lane) = self.open_lane(queue.endpoint) {
@@ -205,7 +208,7 @@ impl Service {
 }
 
 /// Says what became of tasks: each of them to those who look for one, the rare ends to everybody.
-fn log(records: &[OutcomeRecord]) {
+pub(super) fn log(records: &[OutcomeRecord]) {
     let everything = tracing::enabled!(target: "funcx_net::task", tracing::Level::DEBUG);
     for OutcomeRecord { outcome, .. } in records {
         let (task, attempt) = (outcome.task, outcome.attempt);

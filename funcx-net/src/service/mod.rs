@@ -6,6 +6,7 @@
 //! | `lane` | what waits for one endpoint: its queues |
 //! | `queue` | one of them, half in memory and half in the store |
 //! | `sweep` | what ends because of its time, and what is forgotten |
+//! | `memo` | values of calls that were made before |
 //! | `finish` | how outcomes are made safe |
 //! | `publish` | who is told about them |
 //! | `tasks` | what became of tasks |
@@ -27,6 +28,7 @@ mod groups;
 mod health;
 mod host;
 mod lane;
+mod memo;
 mod metrics;
 mod publish;
 mod queue;
@@ -50,6 +52,7 @@ use std::{
 use funcx_core::contract::{
     Authority, Connection, Credential, EndpointRecord, FunctionRecord, IdleFirst, Principal, TaskStore,
 };
+use funcx_core::memo::MemoCache;
 use funcx_core::model::{
     EndpointId, FunctionId, Hop, IdMap, IdentityId, TaskGroupId, TaskId, Timestamp, limit,
 };
@@ -66,6 +69,7 @@ use groups::Claims;
 use health::StoreCheck;
 use host::Host;
 use lane::Lane;
+use memo::Memoized;
 use metrics::{Metered, ServiceMetrics};
 use publish::{Origin, Publisher};
 use queue::Queue;
@@ -113,6 +117,8 @@ pub struct ServiceConfig {
     pub endpoint_bytes: u64,
     /// Queues of one endpoint in which something may wait at a time.
     pub endpoint_queues: usize,
+    /// Bytes of values that are at hand for equal memoized calls; more of them are in the store.
+    pub memo_bytes: usize,
     /// How long tasks can be read after they have ended, whether or not somebody has; for ever if `None`.
     pub result_retention: Option<Duration>,
     /// Shares of owners in an endpoint for which several wait; 1 for those that are not named.
@@ -139,6 +145,7 @@ impl Default for ServiceConfig {
             endpoint_tasks: limit::MAX_ENDPOINT_TASKS as u64,
             endpoint_bytes: 64 << 30,
             endpoint_queues: 256,
+            memo_bytes: limit::DEFAULT_MEMO_BYTES,
             result_retention: Some(Duration::from_secs(14 * 86_400)),
             weights: BTreeMap::new(),
             payload_bytes: limit::MAX_PAYLOAD_BYTES,
@@ -159,6 +166,7 @@ impl fmt::Debug for ServiceConfig {
             .field("endpoint_tasks", &self.endpoint_tasks)
             .field("endpoint_bytes", &self.endpoint_bytes)
             .field("endpoint_queues", &self.endpoint_queues)
+            .field("memo_bytes", &self.memo_bytes)
             .field("result_retention", &self.result_retention)
             .field("payload_bytes", &self.payload_bytes)
             .field("body_bytes", &self.body_bytes)
@@ -222,6 +230,8 @@ pub struct Service {
     store_check: StoreCheck,
     /// Tasks in the dispatcher.
     tracked: Mutex<IdMap<TaskId, Tracked>>,
+    /// Values of memoized calls.
+    memo: Mutex<MemoCache>,
     /// Commits of events of tasks that are under way.
     recording: tokio::sync::watch::Sender<finish::Recording>,
     publisher: Arc<Publisher>,
@@ -246,6 +256,8 @@ struct Tracked {
     expires: bool,
     /// Unknown for a task that was read from the store.
     origin: Option<Arc<Origin>>,
+    /// How its value is remembered, if that is wanted.
+    memoized: Option<Box<Memoized>>,
 }
 
 impl fmt::Debug for Service {
@@ -298,10 +310,13 @@ impl Service {
             let (node, running) =
                 driver::start(node, Arc::new(Host(weak.clone())), None, |node: &mut Node<IdleFirst>| {
                     config.weights.iter().for_each(|(owner, weight)| node.set_weight(*owner, *weight));
+                    // Values are remembered by the service, so that they are at hand before a task is queued.
+                    node.memoize(0);
                 });
             // A refusal is not kept: the next try may fare better.
             let repeats = Repeats::new(config.keep_answers, |answer: &SharedAnswer| answer.is_ok());
             Self {
+                memo: Mutex::new(MemoCache::new(config.memo_bytes)),
                 config,
                 store,
                 authority,

@@ -23,6 +23,7 @@ use funcx_core::model::{EndpointId, Hop, IdMap, Now, Task, TaskId, Tick, Timesta
 use futures::FutureExt;
 
 use super::lane::{FIRST_PAUSE, LONGEST_PAUSE, Lane, State};
+use super::memo::Memoized;
 use super::publish::Origin;
 use super::{Service, ServiceConfig, Tracked};
 
@@ -190,7 +191,9 @@ impl Lane {
             }
             let queue = Arc::clone(queue);
             let expires = !has_begun && task.spec.limits.ttl.is_some();
-            tracked.insert(task.id, Tracked { queue, bytes: task.payload.len(), expires, origin });
+            let memoized = Memoized::of(&task.spec, &task.payload, self.endpoint);
+            let bytes = task.payload.len();
+            tracked.insert(task.id, Tracked { queue, bytes, expires, origin, memoized });
             tasks.push(task);
         }
         drop(tracked);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use funcx_core::contract::{Access, Action, EndpointRecord, FunctionRecord, Object, Principal, Write};
-use funcx_core::model::{EndpointId, Failure, Function, FunctionId, IdentityId, Retry, limit};
+use funcx_core::model::{EndpointId, Failure, Function, FunctionId, IdentityId, Memoize, Retry, limit};
 use funcx_core::state::Node;
 use funcx_core::{Error, ErrorKind};
 use tokio::{sync::OwnedMutexGuard, time::Instant};
@@ -30,6 +30,8 @@ pub struct NewFunction {
     pub description: String,
     /// Who else may use it.
     pub access: Access,
+    /// Whether its calls may be answered with values of equal ones.
+    pub memoize: Memoize,
     /// What the client says about it, a JSON object.
     pub metadata: String,
 }
@@ -98,6 +100,7 @@ impl Service {
             description: new.description,
             owner: principal.identity,
             access: new.access,
+            memoize: new.memoize,
             metadata: new.metadata,
             created: now(),
         });

@@ -1,11 +1,11 @@
 //! How tasks are accepted.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, Write};
 use funcx_core::model::{
-    EndpointId, FunctionId, Hop, Memoize, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec,
+    EndpointId, FunctionId, Hop, Outcome, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec,
     Timestamp, TraceContext, limit,
 };
 use funcx_core::{Error, ErrorKind, Result};
@@ -14,7 +14,7 @@ use super::publish::Origin;
 use super::records::bounded;
 use super::repeat::{Delivery, RequestKey};
 use super::unstoppable::Unstoppable;
-use super::{Answer, Refusal, Service};
+use super::{Answer, Refusal, Service, memo};
 use crate::driver::wall_clock;
 
 /// Largest options of a batch: they travel with each frame of its tasks.
@@ -48,8 +48,8 @@ pub struct Batch {
     pub options: Bytes,
     /// Whether each of the arguments is a JSON array with those of many calls.
     pub map: bool,
-    /// Whether values of equal calls will do.
-    pub memoize: Memoize,
+    /// Whether values of equal calls will do; as the function was registered if `None`.
+    pub memoize: Option<bool>,
     /// Arguments of each call.
     pub arguments: Vec<Bytes>,
 }
@@ -113,20 +113,21 @@ impl Service {
         let lane = self.lane(submit.endpoint).await?;
 
         let mut ids = ids.into_iter();
-        let mut tasks = Vec::with_capacity(count);
-        let mut submissions = Vec::with_capacity(origins.len());
+        let mut new = New::default();
         let mut answer = Vec::with_capacity(origins.len());
         for (origin, batch) in origins.into_iter().zip(submit.batches) {
-            let stored: Vec<(TaskId, Bytes)> = ids.by_ref().zip(batch.arguments).collect();
-            answer.push(stored.iter().map(|(id, _)| *id).collect());
-            tasks.extend(stored.iter().map(|(id, payload)| {
-                let mut task = Task::new(*id, Arc::clone(&origin.spec), payload.clone());
-                task.stamps.set(Hop::Accepted, accepted);
-                (task, Arc::clone(&origin))
-            }));
-            submissions.push((origin, stored));
+            let values = self.known_values(&origin.spec, submit.endpoint, &batch).await?;
+            let calls: Vec<(TaskId, Bytes)> = ids.by_ref().zip(batch.arguments).collect();
+            answer.push(calls.iter().map(|(id, _)| *id).collect());
+            new.add(&origin, calls, values);
         }
-        let commit = |first| self.store.commit(writes(submissions, first));
+        let New { tasks, submissions, answers } = new;
+        let mut answered = None;
+        let commit = |first| {
+            let mut writes = writes(submissions, first);
+            answered = self.answer(answers, &mut writes);
+            self.store.commit(writes)
+        };
         let (first, committed) = lane.begin(tasks, &self.config, commit)?;
         let (service, owner) = (Arc::clone(self), principal.identity);
         // Others wait for what becomes of this one, so it must be seen to its end.
@@ -136,6 +137,7 @@ impl Service {
                 service.groups.put(group, owner, 1);
                 service.metrics.accepted(count);
             }
+            answered.into_iter().for_each(|answered| service.answered(answered, committed.is_ok()));
             drop(claim);
             lane.settled(&service, first, committed.is_ok());
             committed
@@ -201,7 +203,7 @@ impl Service {
             owner: principal.identity,
             options: batch.options.clone(),
             map: batch.map,
-            memoize: batch.memoize,
+            memoize: memo::wanted(&record, batch.memoize),
             trace,
         }))
     }
@@ -270,25 +272,66 @@ fn check_times(operation: &'static str, batch: &Batch) -> Answer<()> {
     Ok(())
 }
 
+/// The tasks of a request: those that have to run, and those whose values are known.
+#[derive(Default)]
+struct New {
+    tasks: Vec<(Task, Arc<Origin>)>,
+    submissions: Vec<Numbered>,
+    answers: Vec<(Numbered, Vec<Outcome>)>,
+}
+
+impl New {
+    /// Adds calls of one function. `values` has one entry for each, or none at all.
+    fn add(&mut self, origin: &Arc<Origin>, calls: Vec<(TaskId, Bytes)>, values: Vec<Option<Bytes>>) {
+        let values = values.into_iter().chain(iter::repeat(None));
+        let (mut waiting, mut known, mut outcomes) =
+            (Vec::with_capacity(calls.len()), Vec::new(), Vec::new());
+        for ((id, payload), value) in calls.into_iter().zip(values) {
+            let mut task = Task::new(id, Arc::clone(&origin.spec), payload.clone());
+            task.stamps.set(Hop::Accepted, origin.accepted);
+            match value {
+                Some(value) => {
+                    outcomes.push(Outcome::remembered(&task, value));
+                    known.push((id, payload));
+                }
+                None => {
+                    self.tasks.push((task, Arc::clone(origin)));
+                    waiting.push((id, payload));
+                }
+            }
+        }
+        if !waiting.is_empty() {
+            self.submissions.push((Arc::clone(origin), waiting));
+        }
+        if !known.is_empty() {
+            self.answers.push(((Arc::clone(origin), known), outcomes));
+        }
+    }
+}
+
 /// Ids and arguments of the calls of one function.
-type Numbered = (Arc<Origin>, Vec<(TaskId, Bytes)>);
+pub(super) type Numbered = (Arc<Origin>, Vec<(TaskId, Bytes)>);
 
 /// The submissions of one request, numbered on from `first`.
 fn writes(submissions: Vec<Numbered>, mut first: u64) -> Vec<Write> {
-    let submissions = submissions.into_iter().map(|(origin, tasks)| {
+    let submissions = submissions.into_iter().map(|numbered| {
         let first_sequence = first;
-        first += tasks.len() as u64;
-        Write::Submit(Submission {
-            endpoint: origin.endpoint,
-            group: origin.group,
-            function: origin.function,
-            spec: Arc::clone(&origin.spec),
-            accepted: origin.accepted,
-            first_sequence,
-            tasks,
-        })
+        first += numbered.1.len() as u64;
+        Write::Submit(submission(numbered, first_sequence))
     });
     submissions.collect()
+}
+
+pub(super) fn submission((origin, tasks): Numbered, first_sequence: u64) -> Submission {
+    Submission {
+        endpoint: origin.endpoint,
+        group: origin.group,
+        function: origin.function,
+        spec: Arc::clone(&origin.spec),
+        accepted: origin.accepted,
+        first_sequence,
+        tasks,
+    }
 }
 
 /// 128 random bits.

@@ -7,8 +7,9 @@ use fjall::PersistMode;
 use funcx_core::contract::{
     Backlog, Due, DueReason, FunctionRecord, OutcomeRecord, QueueKey, Submission, Write,
 };
+use funcx_core::memo::MemoKey;
 use funcx_core::model::{
-    EndpointId, FunctionId, TaskEvent, TaskEventKind, TaskId, Timestamp, limit::MAX_PAGE_TASKS,
+    EndpointId, FunctionId, TaskEvent, TaskEventKind, TaskId, TaskSpec, Timestamp, limit::MAX_PAGE_TASKS,
 };
 
 use super::base::Opened;
@@ -18,6 +19,9 @@ use super::record::{
     self, Chunk, Numbers, StoredDue, StoredFunction, StoredPending, StoredQueue, StoredTask,
 };
 use super::table::{CHUNK_TASKS, Place, Table, Tables, key};
+
+/// Number of the queue of tasks that were never in one.
+const NO_QUEUE: u64 = 0;
 
 /// The changes of a group of commits, on top of what the tables hold.
 ///
@@ -74,6 +78,11 @@ impl<'a> Changes<'a> {
                 Ok(())
             }
             Write::Submit(submission) => self.submit(submission),
+            Write::Answer(submission, outcomes) => self.answer(submission, outcomes),
+            Write::Remember(tasks) => {
+                tasks.iter().for_each(|(memo, task)| self.remember(*memo, *task));
+                Ok(())
+            }
             Write::Finish(outcomes) => outcomes.iter().try_for_each(|outcome| self.finish(outcome)),
             Write::Record(events) => events.iter().try_for_each(|event| self.record(event)),
             Write::Forget(tasks) => self.forget(tasks.iter().copied()),
@@ -129,11 +138,8 @@ impl<'a> Changes<'a> {
     }
 
     fn submit(&mut self, submission: &Submission) -> Result<(), Failure> {
-        let Submission { endpoint, group, spec, accepted, .. } = submission;
-        let (hash, encoded) = record::encode_spec(spec);
-        self.share(&key::spec(hash), || encoded)?;
-        self.share(&key::body(spec.function.hash()), || record::encode_body(spec.function.body()))?;
-
+        let Submission { endpoint, spec, accepted, .. } = submission;
+        let hash = self.share_spec(spec)?;
         let times = Due::times(spec, *accepted);
         let at = |wanted| move |(at, reason): (Timestamp, DueReason)| (reason == wanted).then_some(at);
         let times: Vec<_> = times.collect();
@@ -142,14 +148,9 @@ impl<'a> Changes<'a> {
         let queue = self.fill(*endpoint, QueueKey::of(spec), &submission.tasks);
         let mut sequence = submission.first_sequence;
         for tasks in submission.tasks.chunks(CHUNK_TASKS) {
-            let chunk = self.numbers.chunk;
-            self.numbers.chunk += 1;
-            self.put(Table::Chunks, &key::chunk(chunk), Chunk::encode(submission, hash, tasks));
+            let chunk = self.add_chunk(submission, hash, tasks);
             if tasks.len() > 1 {
                 self.put(Table::Times, &key::left(chunk), record::encode_left(tasks.len() as u32));
-            }
-            for list in [key::owner_list(spec.owner), key::group_list(*group)] {
-                self.put(Table::Lists, &key::listed(list, *accepted, chunk), Bytes::new());
             }
             for (index, (task, payload)) in (0..).zip(tasks) {
                 let place = Place { chunk, index };
@@ -173,6 +174,61 @@ impl<'a> Changes<'a> {
                 }
                 sequence += 1;
             }
+        }
+        Ok(())
+    }
+
+    /// Tasks that are added with their outcomes, and so never wait.
+    fn answer(&mut self, submission: &Submission, outcomes: &[OutcomeRecord]) -> Result<(), Failure> {
+        let hash = self.share_spec(&submission.spec)?;
+        let tasks = submission.tasks.chunks(CHUNK_TASKS);
+        for (tasks, outcomes) in tasks.zip(outcomes.chunks(CHUNK_TASKS)) {
+            let chunk = self.add_chunk(submission, hash, tasks);
+            let ended = outcomes.iter().map(|outcome| outcome.completed).max().unwrap_or(submission.accepted);
+            self.put(Table::Times, &key::ended(ended, chunk), Bytes::new());
+            for (index, ((task, payload), outcome)) in (0..).zip(tasks.iter().zip(outcomes)) {
+                let place = Place { chunk, index };
+                let stored = StoredTask { place, queue: NO_QUEUE, sequence: 0 };
+                self.put(Table::Tasks, &key::task(*task), stored.encode());
+                self.put(Table::Arguments, &key::arguments(place), payload.clone());
+                self.put(Table::Outcomes, &key::task(*task), record::encode_outcome(outcome));
+            }
+        }
+        Ok(())
+    }
+
+    fn share_spec(&mut self, spec: &TaskSpec) -> Result<[u8; 32], Failure> {
+        let (hash, encoded) = record::encode_spec(spec);
+        self.share(&key::spec(hash), || encoded)?;
+        self.share(&key::body(spec.function.hash()), || record::encode_body(spec.function.body()))?;
+        Ok(hash)
+    }
+
+    /// Adds what some tasks of a submission have in common, and returns its number.
+    fn add_chunk(&mut self, submission: &Submission, spec: [u8; 32], tasks: &[(TaskId, Bytes)]) -> u64 {
+        let chunk = self.numbers.chunk;
+        self.numbers.chunk += 1;
+        self.put(Table::Chunks, &key::chunk(chunk), Chunk::encode(submission, spec, tasks));
+        for list in [key::owner_list(submission.spec.owner), key::group_list(submission.group)] {
+            self.put(Table::Lists, &key::listed(list, submission.accepted, chunk), Bytes::new());
+        }
+        chunk
+    }
+
+    fn remember(&mut self, memo: MemoKey, task: TaskId) {
+        self.put(Table::Memo, &key::memo(memo), task.uuid().as_bytes().to_vec().into());
+        self.put(Table::Memo, &key::remembered(task), memo.0.to_vec().into());
+    }
+
+    /// The value of a task answers no more calls, if it did.
+    fn unremember(&mut self, task: TaskId) -> Result<(), Failure> {
+        let Some(memo) = self.find(Table::Memo, &key::remembered(task))? else { return Ok(()) };
+        self.remove(Table::Memo, &key::remembered(task));
+        let memo = memo[..].try_into().map_err(|_| record::damaged("remembered value"))?;
+        let memo = key::memo(MemoKey(memo));
+        // A later task may have taken its place.
+        if self.find(Table::Memo, &memo)?.is_some_and(|other| other[..] == task.uuid().as_bytes()[..]) {
+            self.remove(Table::Memo, &memo);
         }
         Ok(())
     }
@@ -282,6 +338,7 @@ impl<'a> Changes<'a> {
                 continue;
             }
             let place = StoredTask::decode(stored)?.place;
+            self.unremember(task)?;
             for table in [Table::Tasks, Table::Outcomes, Table::Events] {
                 self.remove(table, &key::task(task));
             }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use funcx_core::contract::Write;
+use funcx_core::contract::{OutcomeRecord, Submission, Write};
 use funcx_core::model::{Error, ErrorKind, Result};
 use futures::channel::oneshot;
 use parking_lot::{Condvar, Mutex};
@@ -341,11 +341,17 @@ fn write_bytes(write: &Write) -> usize {
             Write::Record(events) => {
                 events.iter().map(|event| RECORD_BYTES + event.actor.len() + event.detail.len()).sum()
             }
-            Write::Submit(submission) => {
-                submission.tasks.iter().map(|(_, payload)| RECORD_BYTES + payload.len()).sum()
-            }
-            Write::Finish(outcomes) => {
-                outcomes.iter().map(|outcome| RECORD_BYTES + outcome.outcome.payload_bytes()).sum()
-            }
+            Write::Submit(submission) => submission_bytes(submission),
+            Write::Answer(submission, outcomes) => submission_bytes(submission) + outcome_bytes(outcomes),
+            Write::Finish(outcomes) => outcome_bytes(outcomes),
+            Write::Remember(tasks) => RECORD_BYTES * tasks.len(),
         }
+}
+
+fn submission_bytes(submission: &Submission) -> usize {
+    submission.tasks.iter().map(|(_, payload)| RECORD_BYTES + payload.len()).sum()
+}
+
+fn outcome_bytes(outcomes: &[OutcomeRecord]) -> usize {
+    outcomes.iter().map(|outcome| RECORD_BYTES + outcome.outcome.payload_bytes()).sum()
 }

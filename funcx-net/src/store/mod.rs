@@ -27,10 +27,12 @@ mod table;
 
 use std::{fmt, path::Path, sync::Arc};
 
+use bytes::Bytes;
 use funcx_core::contract::{
     Backlog, Due, EndpointRecord, FunctionRecord, PendingTask, QueueKey, TaskCursor, TaskQuery, TaskRecord,
     TaskStore, Write,
 };
+use funcx_core::memo::MemoKey;
 use funcx_core::model::{
     EndpointId, Error, ErrorKind, FunctionId, IdentityId, Result, TaskEvent, TaskId, Timestamp,
 };
@@ -159,6 +161,17 @@ impl TaskStore for EmbeddedStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
         self.long(move |view| view.task_ids(query, after.as_ref(), limit)).boxed()
+    }
+
+    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
+        async move {
+            if keys.len() <= INLINE_TASKS {
+                return self.view()?.remembered(keys);
+            }
+            let keys = keys.to_vec();
+            self.long(move |view| view.remembered(&keys)).await
+        }
+        .boxed()
     }
 
     fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {

@@ -9,11 +9,13 @@ use std::{
 use bytes::Bytes;
 use fjall::{Keyspace, Readable, Snapshot};
 use funcx_core::contract::{
-    Due, EndpointRecord, FunctionRecord, PendingTask, QueueKey, TaskCursor, TaskQuery, TaskRecord,
+    Due, EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, QueueKey, TaskCursor, TaskQuery,
+    TaskRecord,
 };
+use funcx_core::memo::MemoKey;
 use funcx_core::model::{
-    EndpointId, Error, ErrorKind, Function, FunctionHash, FunctionId, IdentityId, Result, TaskEvent, TaskId,
-    TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
+    EndpointId, Error, ErrorKind, Function, FunctionHash, FunctionId, IdentityId, OutcomeKind, Result,
+    TaskEvent, TaskId, TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
 };
 use parking_lot::Mutex;
 
@@ -120,6 +122,19 @@ impl View {
     pub(super) fn tasks(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>> {
         let mut page = Page::default();
         ids.iter().map(|id| self.task(*id, &mut page)).collect()
+    }
+
+    pub(super) fn remembered(&self, keys: &[MemoKey]) -> Result<Vec<Option<Bytes>>> {
+        keys.iter().map(|memo| self.value(*memo)).collect()
+    }
+
+    fn value(&self, memo: MemoKey) -> Result<Option<Bytes>> {
+        let Some(task) = self.find(Table::Memo, &key::memo(memo))? else { return Ok(None) };
+        let task = task[..].try_into().map_err(|_| record::damaged("remembered value"))?;
+        let task = TaskId::from_u128(u128::from_be_bytes(task));
+        let Some(outcome) = self.find(Table::Outcomes, &key::task(task))? else { return Ok(None) };
+        let OutcomeRecord { outcome, .. } = record::decode_outcome(task, outcome)?;
+        Ok((outcome.kind == OutcomeKind::Returned).then_some(outcome.payload))
     }
 
     fn task(&self, id: TaskId, page: &mut Page) -> Result<Option<TaskRecord>> {

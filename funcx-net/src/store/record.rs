@@ -34,6 +34,8 @@ pub(super) struct StoredFunction {
     description: String,
     pub(super) owner: IdentityId,
     access: StoredAccess,
+    #[serde(default)]
+    memoize: Memoize,
     metadata: String,
     created: Timestamp,
 }
@@ -169,6 +171,7 @@ impl StoredFunction {
             description: record.description.clone(),
             owner: record.owner,
             access: record.access.into(),
+            memoize: record.memoize,
             metadata: record.metadata.clone(),
             created: record.created,
         })
@@ -179,8 +182,18 @@ impl StoredFunction {
     }
 
     pub(super) fn into_record(self, id: FunctionId, function: std::sync::Arc<Function>) -> FunctionRecord {
-        let Self { hash: _, name, description, owner, access, metadata, created } = self;
-        FunctionRecord { id, function, name, description, owner, access: access.into(), metadata, created }
+        let Self { hash: _, name, description, owner, access, memoize, metadata, created } = self;
+        FunctionRecord {
+            id,
+            function,
+            name,
+            description,
+            owner,
+            access: access.into(),
+            memoize,
+            metadata,
+            created,
+        }
     }
 }
 

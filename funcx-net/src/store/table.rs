@@ -15,6 +15,8 @@
 //! | `pending` | queue, sequence number | the task; removed when it has an outcome |
 //! | `outcomes` | task | how it ended |
 //! | `events` | task | what happened to it before |
+//! | `memo` | `k` memo key | the task whose value answers equal calls |
+//! | | `t` task | the memo key under which that is kept |
 //! | `times` | `d` time, task | where it is queued: it has to end by then |
 //! | | `l` chunk | how many of its tasks have no outcome; not for chunks of one task |
 //! | | `e` time, chunk | nothing: when the last of its tasks ended |
@@ -26,6 +28,7 @@
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use funcx_core::contract::QueueKey;
+use funcx_core::memo::MemoKey;
 use funcx_core::model::{
     EndpointId, FunctionHash, FunctionId, IdentityId, Result, TaskGroupId, TaskId, Timestamp,
 };
@@ -54,10 +57,11 @@ pub(super) enum Table {
     Outcomes,
     Events,
     Times,
+    Memo,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Registered,
         Self::Shared,
         Self::Chunks,
@@ -68,6 +72,7 @@ impl Table {
         Self::Outcomes,
         Self::Events,
         Self::Times,
+        Self::Memo,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -82,6 +87,7 @@ impl Table {
             Self::Outcomes => "outcomes",
             Self::Events => "events",
             Self::Times => "times",
+            Self::Memo => "memo",
         }
     }
 
@@ -200,6 +206,14 @@ pub(super) mod key {
 
     pub(in super::super) fn task(id: TaskId) -> [u8; 16] {
         id.as_u128().to_be_bytes()
+    }
+
+    pub(in super::super) fn memo(memo: MemoKey) -> [u8; 33] {
+        join([b"k", &memo.0])
+    }
+
+    pub(in super::super) fn remembered(task: TaskId) -> [u8; 17] {
+        join([b"t", task.uuid().as_bytes()])
     }
 
     pub(in super::super) fn pending(queue: u64, sequence: u64) -> [u8; 16] {

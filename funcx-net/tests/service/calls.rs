@@ -22,6 +22,7 @@ pub(crate) async fn register_for(fabric: &Fabric, owner: &Person, access: Access
         name: "work".to_owned(),
         description: String::new(),
         access,
+        memoize: funcx_core::model::Memoize::Never,
         metadata: "{}".to_owned(),
     };
     fabric.service.register_function(&owner.principal, new).await.unwrap().id
@@ -35,15 +36,8 @@ pub(crate) fn call(
 ) -> Submit {
     let arguments = arguments.iter().map(|number| Bytes::from(number.to_string())).collect();
     let (shape, limits) = (Shape::default(), TaskLimits::default());
-    let batches = vec![Batch {
-        function,
-        shape,
-        limits,
-        options: Bytes::new(),
-        map: false,
-        memoize: funcx_core::model::Memoize::Never,
-        arguments,
-    }];
+    let batches =
+        vec![Batch { function, shape, limits, options: Bytes::new(), map: false, memoize: None, arguments }];
     Submit { endpoint, group, trace: TraceContext::default(), batches }
 }
 

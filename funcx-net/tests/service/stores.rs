@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use bytes::Bytes;
 use funcx_core::contract::{
     Backlog, Due, EndpointRecord, FunctionRecord, PendingTask, QueueKey, TaskCursor, TaskQuery, TaskRecord,
     TaskStore, Write,
 };
+use funcx_core::memo::MemoKey;
 use funcx_core::model::{EndpointId, FunctionId, IdentityId, TaskEvent, TaskId, Timestamp};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::future::{BoxFuture, FutureExt};
@@ -96,6 +98,10 @@ impl TaskStore for Gated {
         limit: usize,
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
         self.inner.task_ids(query, after, limit)
+    }
+
+    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
+        self.inner.remembered(keys)
     }
 
     fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {

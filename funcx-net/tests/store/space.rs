@@ -268,6 +268,7 @@ fn function() -> Arc<funcx_core::contract::FunctionRecord> {
         description: String::new(),
         owner: funcx_core::model::IdentityId::from_u128(4),
         access: funcx_core::contract::Access::Private,
+        memoize: funcx_core::model::Memoize::Never,
         metadata: "{}".to_owned(),
         created: funcx_core::model::Timestamp::from_nanos(1),
     })

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use futures::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
 
@@ -13,9 +14,10 @@ use crate::contract::{
     Backlog, Due, DueReason, EndpointRecord, FunctionRecord, OutcomeRecord, PendingTask, QueueKey,
     Submission, TaskCursor, TaskQuery, TaskRecord, TaskStore, Write,
 };
+use crate::memo::MemoKey;
 use crate::model::{
-    EndpointId, Error, ErrorKind, FunctionId, IdMap, IdentityId, Result, TaskEvent, TaskEventKind, TaskId,
-    Timestamp,
+    EndpointId, Error, ErrorKind, FunctionId, IdMap, IdentityId, OutcomeKind, Result, TaskEvent,
+    TaskEventKind, TaskId, Timestamp,
     limit::{MAX_PAGE_TASKS, MAX_TASK_EVENTS},
 };
 
@@ -34,6 +36,7 @@ struct State {
     pending: BTreeMap<EndpointId, BTreeMap<QueueKey, BTreeMap<u64, TaskId>>>,
     lists: BTreeMap<List, BTreeMap<Place, TaskId>>,
     listed: u64,
+    remembered: BTreeMap<MemoKey, TaskId>,
     submissions: BTreeMap<u64, Accepted>,
     submitted: u64,
     due: BTreeMap<(Timestamp, TaskId), DueReason>,
@@ -100,6 +103,11 @@ impl State {
                 self.endpoints.remove(&id);
             }
             Write::Submit(submission) => self.submit(submission),
+            Write::Answer(submission, outcomes) => {
+                self.submit(submission);
+                outcomes.into_iter().for_each(|outcome| self.finish(outcome));
+            }
+            Write::Remember(tasks) => self.remembered.extend(tasks),
             Write::Finish(outcomes) => outcomes.into_iter().for_each(|outcome| self.finish(outcome)),
             Write::Record(events) => events.into_iter().for_each(|event| self.record(event)),
             Write::Forget(tasks) => tasks.into_iter().for_each(|task| self.forget(task)),
@@ -203,6 +211,7 @@ impl State {
             return;
         }
         let Some(Entry { record, submission, listed, .. }) = self.tasks.remove(&id) else { return };
+        self.remembered.retain(|_, task| *task != id);
         for query in [TaskQuery::Owner(record.spec.owner), TaskQuery::Group(record.group)] {
             if let Some(list) = self.lists.get_mut(&query.into()) {
                 list.remove(&(record.accepted, listed));
@@ -359,6 +368,16 @@ impl TaskStore for MemoryStore {
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
         let after = after.as_ref().map(from_cursor).transpose();
         future::ready(after.map(|after| self.state.lock().task_ids(query, after, limit))).boxed()
+    }
+
+    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
+        let state = self.state.lock();
+        let value = |key| {
+            let task = state.tasks.get(state.remembered.get(key)?)?;
+            let outcome = &task.record.outcome.as_ref()?.outcome;
+            (outcome.kind == OutcomeKind::Returned).then(|| outcome.payload.clone())
+        };
+        future::ready(Ok(keys.iter().map(value).collect())).boxed()
     }
 
     fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {

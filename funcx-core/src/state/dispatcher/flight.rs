@@ -138,5 +138,5 @@ fn may_wait(spec: &TaskSpec, leader: &Entry) -> bool {
 /// The value that an outcome leaves for equal calls.
 pub(super) fn value_of(entry: &Entry, outcome: &Outcome) -> Option<Bytes> {
     let memoized = entry.task.spec.memoize != Memoize::Never;
-    lasting_value(&entry.task.spec, outcome).filter(|_| memoized).cloned()
+    lasting_value(entry.task.spec.map, outcome).filter(|_| memoized).cloned()
 }

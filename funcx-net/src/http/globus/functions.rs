@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use funcx_core::contract::Action;
-use funcx_core::model::{Function, FunctionBody, FunctionId, FunctionKind};
+use funcx_core::model::{Function, FunctionBody, FunctionId, FunctionKind, Memoize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -89,6 +89,7 @@ async fn add(
         name: new.name,
         description: new.description.unwrap_or_default(),
         access: view::access(new.public.unwrap_or(false), new.group),
+        memoize: Memoize::Never,
         metadata: Value::from(new.metadata.unwrap_or_default()).to_string(),
     };
     let record = app.service.register_function(&caller, new).await?;

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use funcx_core::contract::Action;
-use funcx_core::model::{EndpointId, FunctionKind, Memoize};
+use funcx_core::model::{EndpointId, FunctionKind};
 use serde_json::{Map, Value};
 
 use super::wire::{SubmitV3, SubmittedV3};
@@ -52,7 +52,7 @@ pub(super) async fn submit(
             limits,
             options: options.clone(),
             map: false,
-            memoize: Memoize::Never,
+            memoize: None,
             arguments,
         });
     }

@@ -30,6 +30,7 @@ pub(super) async fn register(
         name: request.name,
         description: request.description.unwrap_or_default(),
         access: view::access(request.public, request.group),
+        memoize: request.memoize,
         metadata: view::object_text(request.metadata, "metadata")?,
     };
     let record = app.service.register_function(&caller, new).await?;

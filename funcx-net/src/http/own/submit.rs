@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use funcx_core::contract::Action;
-use funcx_core::model::{FunctionKind, Memoize};
+use funcx_core::model::FunctionKind;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -55,7 +55,7 @@ pub(super) async fn submit(
             limits,
             options,
             map: false,
-            memoize: Memoize::Never,
+            memoize: request.memoize,
             arguments,
         });
     }

@@ -1,0 +1,176 @@
+//! Calls that are answered with values of equal ones.
+
+use super::*;
+
+use funcx_core::model::Memoize;
+
+async fn memoized(fabric: &Fabric, owner: &Person, memoize: Memoize, access: Access) -> FunctionId {
+    let new = NewFunction {
+        function: Function::native("work"),
+        name: "work".to_owned(),
+        description: String::new(),
+        access,
+        memoize,
+        metadata: "{}".to_owned(),
+    };
+    fabric.service.register_function(&owner.principal, new).await.unwrap().id
+}
+
+fn asking(mut submit: Submit, memoize: bool) -> Submit {
+    submit.batches.iter_mut().for_each(|batch| batch.memoize = Some(memoize));
+    submit
+}
+
+fn returned(task: &funcx_core::model::Task) -> Outcome {
+    Outcome::returned(task, format!("value of {}", String::from_utf8_lossy(&task.payload)))
+}
+
+#[tokio::test]
+async fn an_equal_call_has_the_value_at_once_without_an_endpoint_and_after_a_restart() {
+    let people = People::new().await;
+    let store = memory();
+    let fabric = Fabric::start(ServiceConfig::default(), Arc::clone(&store), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = register(&fabric, &people.alice).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 4);
+    let group = TaskGroupId::from_u128(7);
+    let first =
+        submit(&fabric, &people.alice, asking(call(endpoint, function, Some(group), &[1]), true)).await;
+    let task = bench.next().await;
+    bench.finish(returned(&task));
+    let ran = outcome(&fabric, &people.alice, first.tasks[0][0]).await;
+    assert_eq!((ran.kind, ran.is_remembered()), (OutcomeKind::Returned, false));
+    let transports = fabric.transports.clone();
+    drop(bench);
+
+    let check = async |fabric: &Fabric| {
+        let calls = asking(call(endpoint, function, Some(group), &[1, 2, 1]), true);
+        let again = submit(fabric, &people.alice, calls).await;
+        for known in [again.tasks[0][0], again.tasks[0][2]] {
+            let answer = outcome(fabric, &people.alice, known).await;
+            assert_eq!((&answer.payload[..], answer.is_remembered()), (&b"value of 1"[..], true));
+            assert_eq!(answer.task, known);
+        }
+        let waiting = fabric.service.task(&people.alice.principal, again.tasks[0][1]).await.unwrap();
+        assert_ne!(waiting.status, TaskStatus::Finished);
+    };
+    check(&fabric).await;
+    fabric.stop().await;
+    let fabric = Fabric::start_at(ServiceConfig::default(), store, &people, transports).await;
+    check(&fabric).await;
+}
+
+#[tokio::test]
+async fn equal_calls_under_way_run_once_and_all_are_told() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let accepted = submit(&fabric, &people.alice, call(endpoint, function, None, &[1, 1, 2, 1])).await;
+    let (one, two) = (bench.next().await, bench.next().await);
+    assert_eq!((&one.payload[..], &two.payload[..]), (&b"1"[..], &b"2"[..]));
+    let ids = &accepted.tasks[0];
+    // One of those that wait is cancelled, and runs nowhere.
+    let report =
+        fabric.service.cancel(&people.alice.principal, CancelTarget::Tasks(vec![ids[3]])).await.unwrap();
+    assert_eq!(report.cancelled, 1);
+    bench.finish(returned(&one));
+    for id in [ids[0], ids[1]] {
+        assert_eq!(outcome(&fabric, &people.alice, id).await.payload, "value of 1");
+    }
+    assert_eq!(outcome(&fabric, &people.alice, ids[3]).await.kind, OutcomeKind::Cancelled);
+    // If one fails, the next one runs.
+    let more = submit(&fabric, &people.alice, call(endpoint, function, None, &[2])).await;
+    bench.finish(Outcome::failed(&two, OutcomeKind::Raised, &Failure::new("E", "no")));
+    let again = bench.next().await;
+    assert_eq!(again.id, more.tasks[0][0]);
+    bench.finish(returned(&again));
+    assert_eq!(outcome(&fabric, &people.alice, again.id).await.kind, OutcomeKind::Returned);
+    // Whoever wants to run does.
+    submit(&fabric, &people.alice, asking(call(endpoint, function, None, &[1]), false)).await;
+    assert_eq!(bench.next().await.payload, "1");
+}
+
+#[tokio::test]
+async fn values_are_shared_only_where_the_function_says_so_and_only_at_one_endpoint() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let public = NewEndpoint {
+        id: None,
+        name: "public".to_owned(),
+        access: Access::Public,
+        allowed_functions: None,
+        metadata: "{}".to_owned(),
+    };
+    let endpoint = fabric.service.register_endpoint(&people.alice.principal, public).await.unwrap().id;
+    let own = fabric.register_endpoint(&people.bob).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let mut at_bobs = fabric.connect(own, &people.bob.token, 8);
+    for memoize in [Memoize::Own, Memoize::Shared] {
+        let function = memoized(&fabric, &people.alice, memoize, Access::Public).await;
+        let mine = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
+        let task = bench.next().await;
+        bench.finish(returned(&task));
+        outcome(&fabric, &people.alice, mine.tasks[0][0]).await;
+        let theirs = submit(&fabric, &people.bob, call(endpoint, function, None, &[1])).await;
+        if memoize == Memoize::Own {
+            let task = bench.next().await;
+            assert_eq!(task.id, theirs.tasks[0][0], "it is somebody else's value");
+            bench.finish(returned(&task));
+        }
+        let theirs = outcome(&fabric, &people.bob, theirs.tasks[0][0]).await;
+        assert_eq!(theirs.is_remembered(), memoize == Memoize::Shared);
+        // Elsewhere the same function may see other files.
+        submit(&fabric, &people.bob, call(own, function, None, &[1])).await;
+        let elsewhere = match memoize {
+            Memoize::Own => continue,
+            _ => at_bobs.next().await,
+        };
+        at_bobs.finish(returned(&elsewhere));
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_told_about_calls_that_were_answered_at_once() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let group = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await.group;
+    let task = bench.next().await;
+    bench.finish(returned(&task));
+    outcome(&fabric, &people.alice, task.id).await;
+    let follow = fabric.service.follow(&people.alice.principal, group, Timestamp::UNSET);
+    let mut follower = follow.await.unwrap();
+    let accepted = submit(&fabric, &people.alice, call(endpoint, function, Some(group), &[1, 1])).await;
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        if let Some(FollowEvent::Outcome(record)) = follower.next().await.unwrap() {
+            told.push(record.id);
+        }
+    }
+    assert_eq!(told, [task.id, accepted.tasks[0][0], accepted.tasks[0][1]]);
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_accepts_no_answers_either() {
+    let people = People::new().await;
+    let store = Gated::new(memory());
+    let fabric = Fabric::start(ServiceConfig::default(), Arc::clone(&store) as _, &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let first = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
+    let task = bench.next().await;
+    bench.finish(returned(&task));
+    outcome(&fabric, &people.alice, first.tasks[0][0]).await;
+    // What is remembered is committed after the outcome was told.
+    store.commit(Vec::new()).await.unwrap();
+    store.failures.store(1, std::sync::atomic::Ordering::SeqCst);
+    let calls = call(endpoint, function, Some(first.group), &[1]);
+    fabric.service.submit(&people.alice.principal, calls.clone()).await.unwrap_err();
+    let accepted = submit(&fabric, &people.alice, calls).await;
+    assert!(outcome(&fabric, &people.alice, accepted.tasks[0][0]).await.is_remembered());
+}
