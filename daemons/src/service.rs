@@ -20,7 +20,7 @@ use funcx_net::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::parse_duration;
+use crate::config::{parse_duration, parse_size};
 use crate::exit::{Exit, Failed};
 use crate::signal;
 
@@ -54,6 +54,9 @@ pub struct ServiceTerms {
     /// Unfinished tasks of one endpoint that are accepted; more are answered with 429
     #[arg(long, value_name = "NUMBER")]
     pub endpoint_tasks: Option<u64>,
+    /// Memory for the values of memoized calls, such as `256 MiB`; more of them are in the store. 64 MiB if absent
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub memo_size: Option<u64>,
 }
 
 /// How long results are kept; for ever if `None`.
@@ -68,6 +71,10 @@ fn retention(text: &str) -> Result<Retention, String> {
             None => Err("a time such as `7 d`, or `forever`, is wanted".to_owned()),
         },
     }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "a size such as `256 MiB`, or `0`, is wanted".to_owned())
 }
 
 fn weight(text: &str) -> Result<(String, u32), String> {
@@ -96,6 +103,8 @@ impl ServiceTerms {
             config.weights.insert(identity, *weight);
         }
         config.endpoint_tasks = self.endpoint_tasks.unwrap_or(config.endpoint_tasks);
+        config.memo_bytes =
+            self.memo_size.map_or(config.memo_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(config)
     }
 }
@@ -216,9 +225,10 @@ mod tests {
             result_retention: Some(Retention(None)),
             weights: vec![(id.to_owned(), 3), ("alice".to_owned(), 2)],
             endpoint_tasks: Some(5),
+            memo_size: Some(0),
         };
         let config = terms.apply(ServiceConfig::default(), &authority).unwrap();
-        assert_eq!((config.result_retention, config.endpoint_tasks), (None, 5));
+        assert_eq!((config.result_retention, config.endpoint_tasks, config.memo_bytes), (None, 5, 0));
         assert_eq!((config.weights[&IdentityId::from_u128(7)], config.weights[&alice]), (3, 2));
         terms.weights.push(("bob".to_owned(), 1));
         let unknown = terms.apply(ServiceConfig::default(), &authority).unwrap_err();

@@ -118,10 +118,24 @@ impl NodeFigures {
     }
 
     fn add_tasks(&self, exposition: &mut Exposition) -> Result<()> {
-        let Counters { dispatched, handed_back, retried, leases_lost, cancels, timed_out, late, .. } =
-            self.counters;
+        let Counters {
+            dispatched,
+            memoized,
+            handed_back,
+            retried,
+            leases_lost,
+            cancels,
+            timed_out,
+            late,
+            ..
+        } = self.counters;
         for (name, help, value) in [
             ("funcx_attempts_dispatched_total", "Attempts at tasks that were given to a peer.", dispatched),
+            (
+                "funcx_tasks_memoized_total",
+                "Memoized tasks that ended here with the value of an equal one instead of running.",
+                memoized,
+            ),
             ("funcx_attempts_retried_total", "Attempts made again because infrastructure was lost.", retried),
             (
                 "funcx_leases_lost_total",

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use funcx_core::model::{FunctionId, limit};
+use funcx_core::model::{FunctionId, Memoize, limit};
 use funcx_net::client::{FunctionRegistration, FunctionView};
 use uuid::Uuid;
 
@@ -51,6 +51,10 @@ pub struct Register {
     /// Let everybody use it
     #[arg(long)]
     pub public: bool,
+    /// Answer calls with the values of equal ones: `own`, those of the caller; `shared`, those of anybody who may use the
+    /// function, at the same endpoint
+    #[arg(long, value_name = "own|shared", value_parser = memoize)]
+    pub memoize: Option<Memoize>,
     /// Let the members of a group use it
     #[arg(long, value_name = "ID", conflicts_with = "public")]
     pub group: Option<Uuid>,
@@ -62,6 +66,14 @@ pub struct List {
     /// How many at most
     #[arg(long, default_value_t = limit::MAX_PAGE_TASKS)]
     pub limit: usize,
+}
+
+fn memoize(word: &str) -> Result<Memoize, String> {
+    match word {
+        "own" => Ok(Memoize::Own),
+        "shared" => Ok(Memoize::Shared),
+        _ => Err("`own` or `shared` is wanted".to_owned()),
+    }
 }
 
 /// Does what the command line says.
@@ -87,6 +99,7 @@ async fn register(common: &Common, options: Register) -> Result<()> {
     function.name = options.name.unwrap_or(function.name);
     function.description = options.description;
     function.public = options.public;
+    function.memoize = options.memoize.unwrap_or_default();
     function.group = options.group;
     let registered = common.client()?.register(&function).await?;
     common.output().show(&registered, |registered| registered.function_id.to_string())
@@ -150,6 +163,14 @@ fn described(function: &FunctionView) -> String {
         ("description", function.description.clone()),
         ("owner", function.owner.to_string()),
         ("shared", shared),
+        (
+            "memoized",
+            match function.memoize {
+                Memoize::Never => String::new(),
+                Memoize::Own => "own values".to_owned(),
+                Memoize::Shared => "values of everybody".to_owned(),
+            },
+        ),
         ("hash", function.hash.clone()),
         ("registered", age(function.created)),
     ]);

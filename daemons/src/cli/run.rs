@@ -56,6 +56,12 @@ pub struct Options {
     /// Longest time until the task has ended; it is stopped after that
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub deadline: Option<Duration>,
+    /// Take the value of an equal call of yours, if it has returned before
+    #[arg(long)]
+    pub memoize: bool,
+    /// Run even if the function was registered as memoized
+    #[arg(long, conflicts_with = "memoize")]
+    pub no_memoize: bool,
     /// Print the id of the task and do not wait for it
     #[arg(long)]
     pub no_wait: bool,
@@ -92,6 +98,9 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
     }
     if let Some(walltime) = options.walltime {
         call = call.with_walltime(walltime);
+    }
+    if options.memoize || options.no_memoize {
+        call = call.with_memoize(options.memoize);
     }
     if let Some(attempts) = options.max_attempts {
         call = call.with_max_attempts(attempts);

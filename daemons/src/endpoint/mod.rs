@@ -147,6 +147,7 @@ impl Endpoint {
         let node_config = node_config(config, identity, &recovered)?;
         let (node, driver) = driver::start(node_config, host, Some(above), |node: &mut Node<IdleFirst>| {
             let lane = node.open_lane();
+            node.memoize(limit::DEFAULT_MEMO_BYTES);
             FunctionKind::ALL.into_iter().for_each(|kind| node.route(kind, lane));
             node.restore(recovered);
         });

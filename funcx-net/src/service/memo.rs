@@ -86,7 +86,7 @@ impl Service {
         }
         let records: Vec<_> = finished.iter().map(|finished| finished.outcome.clone()).collect();
         self.metrics.finished(&records);
-        self.metrics.memoized(records.len());
+        self.metrics.answered(records.len());
         finish::log(&records);
         self.publisher.publish(ticket, finished);
     }

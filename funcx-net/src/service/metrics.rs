@@ -20,7 +20,7 @@ pub(crate) const LATENCY_BUCKETS: [f64; 14] =
 pub(super) struct ServiceMetrics {
     accepted: IntCounter,
     finished: IntCounterVec,
-    memoized: IntCounter,
+    answered: IntCounter,
     commits: Histogram,
     commits_failed: IntCounter,
 }
@@ -37,9 +37,9 @@ impl ServiceMetrics {
         let metrics = Self {
             accepted: counter("funcx_tasks_accepted_total", "Tasks that were accepted and are durable.")?,
             finished: IntCounterVec::new(finished, &["kind"]).map_err(failed)?,
-            memoized: counter(
-                "funcx_tasks_memoized_total",
-                "Tasks that were accepted with the value of an equal call.",
+            answered: counter(
+                "funcx_tasks_answered_total",
+                "Tasks that were accepted together with the value of an equal call.",
             )?,
             commits: Histogram::with_opts(commits.buckets(LATENCY_BUCKETS.to_vec())).map_err(failed)?,
             commits_failed: counter("funcx_store_commits_failed_total", "Commits that the store refused.")?,
@@ -64,8 +64,8 @@ impl ServiceMetrics {
         }
     }
 
-    pub(super) fn memoized(&self, tasks: usize) {
-        self.memoized.inc_by(tasks as u64);
+    pub(super) fn answered(&self, tasks: usize) {
+        self.answered.inc_by(tasks as u64);
     }
 
     fn committed(&self, began: Instant, done: &Result<()>) {
@@ -79,7 +79,7 @@ impl ServiceMetrics {
         exposition.add(self.accepted.clone())?;
         exposition.add(self.commits_failed.clone())?;
         exposition.add(self.finished.clone())?;
-        exposition.add(self.memoized.clone())?;
+        exposition.add(self.answered.clone())?;
         exposition.add(self.commits.clone())
     }
 }
