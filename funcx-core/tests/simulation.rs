@@ -107,6 +107,19 @@ fn a_full_store_accepts_nothing_and_recovers() {
 }
 
 #[test]
+fn equal_memoized_tasks_run_once_through_all_nodes() {
+    let memoized = |at: u64, first| {
+        (Duration::from_millis(at), Step::Submit { first, count: 20, lane: 0, variant: 128 })
+    };
+    // The second ones come when the first have long ended: the endpoint remembers.
+    let steps = vec![memoized(10, 0), memoized(60_000, 20), memoized(60_000, 40)];
+    let config = FabricConfig { crashes_per_mille: 0, longest_task_millis: 1000, ..FabricConfig::default() };
+    let plan = Plan { config, seed: 1, steps };
+    let report = plan.run().unwrap_or_else(|wrong| panic!("{}", explain(plan.clone(), &wrong)));
+    assert_eq!((report.ended(), report.executions), (60, 5), "there are five different calls");
+}
+
+#[test]
 fn a_cancelled_task_ends_whatever_it_does() {
     let steps = vec![
         (Duration::from_millis(1), Step::Submit { first: 0, count: 60, lane: 0, variant: 0 }),

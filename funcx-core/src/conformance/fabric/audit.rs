@@ -58,6 +58,7 @@ impl Fabric {
         let number = task_number(attempt.task);
         note!(self, "p{place} runs {number} attempt {}", attempt.number);
         self.figures.executions += 1;
+        self.called.extend(self.store.memoized_call(number));
         let accepted = self.store.records[number as usize].accepted.is_some();
         let most = self.store.limits(number).max_attempts;
         let losses = self.losses;
@@ -124,6 +125,8 @@ impl Fabric {
             seen.highest_attempt = least.max(attempt as u16);
         }
         let Seen { starts, asked_to_stop, .. } = *seen;
+        let has_run =
+            starts > 0 || self.store.memoized_call(number).is_some_and(|call| self.called.contains(&call));
         let known = seen.highest_attempt;
         self.last_progress = self.now;
         let soonest = limits.ttl.into_iter().chain(limits.deadline).min();
@@ -135,7 +138,7 @@ impl Fabric {
                 *self.figures.outcomes.entry(kind).or_insert(0) += 1;
                 match kind {
                     OutcomeKind::Cancelled if !asked_to_stop => "is cancelled by nobody".to_owned(),
-                    OutcomeKind::Returned if starts == 0 => "returns without having run".to_owned(),
+                    OutcomeKind::Returned if !has_run => "returns without having run".to_owned(),
                     OutcomeKind::TimedOut if soonest.is_none_or(|soonest| self.now < accepted + soonest) => {
                         "times out before its time".to_owned()
                     }

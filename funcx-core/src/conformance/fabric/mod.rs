@@ -26,7 +26,7 @@ mod step;
 mod store;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +128,8 @@ pub struct Fabric {
     /// By endpoint; none if they keep none.
     journals: Vec<Journal>,
     seen: Vec<Seen>,
+    /// What memoized tasks have called and begun.
+    called: BTreeSet<(u8, u32)>,
     losses: Losses,
     last_progress: Tick,
     broken: Option<String>,
@@ -167,6 +169,7 @@ impl Fabric {
                 .map(|endpoint| Journal::new(FIRST_EPOCH + u64::from(endpoint)))
                 .collect(),
             seen: vec![Seen::default(); config.tasks as usize],
+            called: BTreeSet::new(),
             losses: Losses {
                 journals: config.journals != 0,
                 punctual: plan.steps.iter().all(|(_, step)| step.is_lossless()) && config.journals == 0,
@@ -379,7 +382,7 @@ impl Fabric {
         match step {
             Step::Submit { first, count, lane, variant } if lane < self.config.endpoints => {
                 let tasks = first.min(self.config.tasks)..first.saturating_add(count).min(self.config.tasks);
-                self.commit(Commit::Tasks { tasks, lane, variant: variant as u8 & 127 });
+                self.commit(Commit::Tasks { tasks, lane, variant: variant as u8 });
             }
             Step::Cancel { first, count } => self.cancel(first..first.saturating_add(count)),
             Step::Storm { times } => (0..times).for_each(|_| self.cancel(0..2 * self.config.tasks)),

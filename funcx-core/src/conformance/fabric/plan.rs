@@ -28,7 +28,7 @@ impl Plan {
         while first < config.tasks {
             let count = (1 + random.below(config.submission_tasks)).min(config.tasks - first);
             let lane = random.below(config.endpoints);
-            let variant = if config.varied == 0 { 0 } else { random.below(128) };
+            let variant = if config.varied == 0 { 0 } else { random.below(256) };
             let step = Step::Submit { first, count, lane, variant };
             steps.push((micros_within(&mut random, config.submit_millis), step));
             first += count;

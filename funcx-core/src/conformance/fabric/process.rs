@@ -18,6 +18,8 @@ use crate::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, Uplin
 const LEASE_GRACE: Duration = Duration::from_secs(10);
 /// How long a process that is asked to finish may take before it is killed.
 const DRAIN: Duration = Duration::from_secs(20);
+/// Memory of an endpoint for the values of memoized tasks; little, so that some are forgotten.
+const MEMO_BYTES: usize = 1 << 10;
 /// What its clocks show when a process starts: ticks of two processes have nothing to do with each other.
 const FIRST_TICK: Duration = Duration::from_secs(1);
 const FIRST_WALL: u64 = 1 << 60;
@@ -59,7 +61,7 @@ impl Process {
     /// Whether nothing is left here.
     pub(super) fn is_empty(&self) -> bool {
         let load = |lane| self.node.load(LaneId(lane));
-        (0..self.lanes).all(|lane| load(lane).queued + load(lane).leased == 0)
+        (0..self.lanes).all(|lane| load(lane).queued + load(lane).leased + load(lane).waiting == 0)
             && self.node.uplink().is_none_or(|uplink| uplink.held() == 0)
             && self.running.is_empty()
             && self.waiting.is_empty()
@@ -207,9 +209,13 @@ impl Fabric {
             (0..self.config.endpoints).for_each(|_| {
                 node.open_lane();
             });
+            node.memoize(0);
             return None;
         }
         let lane = node.open_lane();
+        if place <= self.config.endpoints as usize {
+            node.memoize(MEMO_BYTES);
+        }
         node.route(FunctionKind::Native, lane);
         (place > self.config.endpoints as usize).then(|| node.attach_executor(lane, self.capacity()))
     }

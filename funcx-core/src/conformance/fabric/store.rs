@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::agenda::{Event, Input};
 use super::{Fabric, FabricConfig, note};
 use crate::model::{
-    Function, IdentityId, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, TaskId, TaskLimits, TaskSpec,
-    Tick,
+    Function, IdentityId, Memoize, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, TaskId, TaskLimits,
+    TaskSpec, Tick,
 };
 use crate::state::{DeliveryId, LaneId};
 
@@ -16,6 +16,10 @@ use crate::state::{DeliveryId, LaneId};
 const COMMIT: Duration = Duration::from_micros(200);
 /// Time between a commit and the word of it.
 const WORD: Duration = Duration::from_micros(50);
+/// Bit of a variant whose tasks may be answered with values of equal ones.
+const MEMOIZED: u8 = 128;
+/// Different calls of memoized tasks; few, so that many are equal.
+const CALLS: u32 = 5;
 /// Pause after which a refused commit is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -72,7 +76,7 @@ impl Store {
         Self {
             records: vec![Record::default(); tasks as usize],
             queues: (0..endpoints).map(|_| Queue::default()).collect(),
-            specs: (0..128).map(|variant| Arc::new(spec(variant, config))).collect(),
+            specs: (0..=u8::MAX).map(|variant| Arc::new(spec(variant, config))).collect(),
             last_commit: Tick::ZERO,
             full_until: Tick::ZERO,
             slow: (Tick::ZERO, Duration::ZERO),
@@ -83,6 +87,12 @@ impl Store {
 
     pub(super) fn limits(&self, number: u32) -> TaskLimits {
         self.specs[usize::from(self.records[number as usize].variant)].limits
+    }
+
+    /// What a memoized task calls, and for whom.
+    pub(super) fn memoized_call(&self, number: u32) -> Option<(u8, u32)> {
+        let variant = self.records[number as usize].variant;
+        (variant & MEMOIZED != 0).then_some((variant & 3, number % CALLS))
     }
 
     /// How long a task says that it takes.
@@ -129,7 +139,11 @@ impl Store {
             record.loaded = true;
             queue.window += 1;
             let spec = &self.specs[usize::from(record.variant)];
-            let mut task = Task::new(task_id(number), Arc::clone(spec), "");
+            let arguments = match spec.memoize {
+                Memoize::Never => String::new(),
+                _ => (number % CALLS).to_string(),
+            };
+            let mut task = Task::new(task_id(number), Arc::clone(spec), arguments);
             let age = now.since(accepted);
             let left = |limit: Option<Duration>| {
                 limit.map_or(Tick::NEVER, |limit| local + limit.saturating_sub(age))
@@ -152,7 +166,7 @@ pub(super) fn task_number(id: TaskId) -> u32 {
 }
 
 /// What tasks of a variant are like: two bits for the owner, one of whom says how long tasks take, two for the priority, one
-/// each for a single attempt, a time to live and a deadline.
+/// each for a single attempt, a time to live, a deadline, and whether values of equal tasks will do.
 fn spec(variant: u8, config: &FabricConfig) -> TaskSpec {
     let owner = variant & 3;
     let function = Function::native(if owner == 0 { "work" } else { "play" });
@@ -164,6 +178,9 @@ fn spec(variant: u8, config: &FabricConfig) -> TaskSpec {
         deadline: (variant & 64 != 0).then_some(Duration::from_secs(8)),
     };
     let longest = Duration::from_millis(config.longest_task_millis.into());
+    if variant & MEMOIZED != 0 {
+        spec.memoize = Memoize::Own;
+    }
     spec.shape.walltime = (owner == 3).then_some(longest + Duration::from_millis(1));
     spec
 }
