@@ -7,9 +7,12 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use bytes::Bytes;
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::layer::{MemoizeLayer, RetryLost};
-use funcx_core::model::{Failure, Function, IdentityId, Outcome, OutcomeKind, Task, TaskId, TaskSpec};
+use funcx_core::model::{
+    Failure, Function, IdentityId, MapValue, Outcome, OutcomeKind, Task, TaskId, TaskSpec, limit,
+};
 use funcx_core::{Error, ErrorKind};
 use tower::{Layer, Service, ServiceExt, retry::RetryLayer, service_fn};
 
@@ -46,6 +49,72 @@ async fn values_come_back_in_json_or_as_the_function_writes_them() {
         let outcome = run(task(Function::native(name), arguments)).await;
         assert_eq!((outcome.kind, outcome.payload), (OutcomeKind::Returned, value.into()), "{name}");
     }
+}
+
+fn map(name: &str, payload: &'static str) -> Task {
+    let mut spec = TaskSpec::new(Arc::new(Function::native(name)), IdentityId::from_u128(1));
+    spec.map = true;
+    Task::new(TaskId::from_u128(1), Arc::new(spec), payload)
+}
+
+/// What became of each call: its value, or the code of its failure.
+fn results(outcome: &Outcome) -> Vec<Result<String, String>> {
+    assert_eq!(outcome.kind, OutcomeKind::Returned, "{:?}", outcome.failure());
+    let value: MapValue = serde_json::from_slice(&outcome.payload).unwrap();
+    let results = value.into_results();
+    results.map(|result| result.map(|value| value.get().to_owned()).map_err(|failure| failure.code)).collect()
+}
+
+#[tokio::test]
+async fn a_map_calls_its_function_with_each_element() {
+    let (value, code) = (|text: &str| Ok(text.to_owned()), |text: &str| Err(text.to_owned()));
+    for (name, payload, expected) in [
+        (
+            "add",
+            "[[1, 2],[3,4], 5, [6, 7]]",
+            vec![value("3"), value("7"), code("InvalidArguments"), value("13")],
+        ),
+        ("add", "[]", vec![]),
+        (
+            "later",
+            r#"["a", 1, "b"]"#,
+            vec![value("\"hello a\""), code("InvalidArguments"), value("\"hello b\"")],
+        ),
+        ("panic", "[null, null]", vec![code("Panicked"), code("Panicked")]),
+        ("later_panic", "[null]", vec![code("Panicked")]),
+        ("refuse", "[1]", vec![code("Refused")]),
+        // Raw functions get the text of their element, and what they give has to be JSON.
+        ("reverse", r#"[12, "a", [0, 1]]"#, vec![value("21"), value("\"a\""), code("InvalidResult")]),
+    ] {
+        assert_eq!(results(&run(map(name, payload)).await), expected, "{name}");
+    }
+    for (name, payload, expected) in [
+        ("add", "{}", "InvalidArguments"),
+        ("later", "[1", "InvalidArguments"),
+        ("subtract", "[]", "UnknownNativeFunction"),
+    ] {
+        let outcome = run(map(name, payload)).await;
+        assert_eq!((outcome.kind, outcome.failure().unwrap().code.as_str()), (OutcomeKind::Raised, expected));
+    }
+}
+
+#[tokio::test]
+async fn values_that_do_not_fit_into_a_map_fail_alone() {
+    let mut functions = NativeFunctions::new();
+    let text = |payload: &Bytes| {
+        let length: usize = serde_json::from_slice(payload).unwrap();
+        Ok([&b"\""[..], &vec![b'x'; length], b"\""].concat().into())
+    };
+    functions.register_raw("text", text).unwrap();
+    let large = limit::MAX_PAYLOAD_BYTES / 2 - 1000;
+    let payload = format!("[{large}, 1, {large}, {large}, 2]");
+    let mut task = map("text", "");
+    task.payload = payload.into();
+    let outcome = functions.into_service().oneshot(task).await.unwrap();
+    assert!(outcome.payload.len() <= limit::MAX_PAYLOAD_BYTES);
+    let kept: Vec<_> = results(&outcome).into_iter().map(|result| result.map(|value| value.len())).collect();
+    let too_large = Err("MaxResultSizeExceeded".to_owned());
+    assert_eq!(kept, [Ok(large + 2), Ok(3), Ok(large + 2), too_large, Ok(4)]);
 }
 
 #[tokio::test]

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::map::call_each;
 use super::{CallContext, Clock, InProcess, NativeService};
 use crate::contract::ExecutorSink;
 use crate::model::{Error, ErrorKind, Failure, FunctionKind, Outcome, OutcomeKind, Result, Task};
 
 /// What calling a function gives: its value or the reason why it has none.
-type Returned = std::result::Result<Bytes, Failure>;
+pub(super) type Returned = std::result::Result<Bytes, Failure>;
 type Sync = dyn Fn(&Bytes, &CallContext) -> Returned + Send + std::marker::Sync;
 type Async = dyn Fn(Bytes) -> BoxFuture<'static, Returned> + Send + std::marker::Sync;
 
@@ -171,19 +172,39 @@ impl NativeFunctions {
                 );
                 Begun::Ended(Outcome::failed(task, OutcomeKind::Raised, &failure))
             }
-            Some(NativeCall::Sync(call)) => {
-                let returned = panic::catch_unwind(panic::AssertUnwindSafe(|| call(&task.payload, context)));
-                Begun::Ended(ended(task, returned.unwrap_or_else(|panic| Err(panicked(&*panic)))))
-            }
-            Some(NativeCall::Async(call)) => {
-                let returned = panic::catch_unwind(panic::AssertUnwindSafe(|| call(task.payload.clone())));
-                match returned {
-                    Ok(future) => Begun::Running(future),
-                    Err(panic) => Begun::Ended(ended(task, Err(panicked(&*panic)))),
+            Some(function) => {
+                let called = match task.spec.map {
+                    true => call_each(function, &task.payload, context),
+                    false => call(function, &task.payload, context),
+                };
+                match called {
+                    Called::Ended(returned) => Begun::Ended(ended(task, returned)),
+                    Called::Running(running) => Begun::Running(running),
                 }
             }
         }
     }
+}
+
+/// A function that was called.
+pub(super) enum Called {
+    Ended(Returned),
+    Running(BoxFuture<'static, Returned>),
+}
+
+/// Calls a function with these arguments; a panic is a failure.
+pub(super) fn call(function: &NativeCall, payload: &Bytes, context: &CallContext) -> Called {
+    let called = panic::catch_unwind(panic::AssertUnwindSafe(|| match function {
+        NativeCall::Sync(function) => Called::Ended(function(payload, context)),
+        NativeCall::Async(function) => Called::Running(function(payload.clone())),
+    }));
+    called.unwrap_or_else(|panic| Called::Ended(Err(panicked(&*panic))))
+}
+
+/// What a running function returns; a panic is a failure.
+pub(super) async fn settle(running: BoxFuture<'static, Returned>) -> Returned {
+    let returned = panic::AssertUnwindSafe(running).catch_unwind().await;
+    returned.unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 /// A task that was begun.
@@ -194,8 +215,7 @@ pub(super) enum Begun {
 
 /// Runs the future of a task to its end; a panic is a failure of the task.
 pub(super) async fn finish(task: &Task, running: BoxFuture<'static, Returned>) -> Outcome {
-    let returned = panic::AssertUnwindSafe(running).catch_unwind().await;
-    ended(task, returned.unwrap_or_else(|panic| Err(panicked(&*panic))))
+    ended(task, settle(running).await)
 }
 
 fn ended(task: &Task, returned: Returned) -> Outcome {

@@ -6,6 +6,7 @@
 mod context;
 mod executor;
 mod functions;
+mod map;
 mod service;
 
 pub use context::{CallContext, Clock};

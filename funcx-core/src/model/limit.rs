@@ -29,6 +29,8 @@ limits! {
     MAX_BATCH_TASKS: usize = 4096, "tasks";
     /// A batch is cut into frames of about this size, so that one frame does not hold up a link.
     TARGET_BATCH_BYTES: usize = 4 << 20, "bytes";
+    /// Calls in one chunk of a map.
+    MAX_CHUNK_CALLS: usize = 65_536, "calls";
     /// Tasks in one submission.
     MAX_SUBMIT_TASKS: usize = 100_000, "tasks";
     /// Tasks a dispatcher holds in one lane (default).

@@ -8,6 +8,7 @@ mod event;
 mod function;
 mod id;
 pub mod limit;
+mod map;
 mod outcome;
 mod shape;
 mod task;
@@ -19,6 +20,7 @@ pub use function::{Function, FunctionBody, FunctionHash, FunctionKind};
 pub use id::{
     BlockId, EndpointId, FunctionId, IdMap, IdentityId, JobId, ManagerId, TaskGroupId, TaskId, UnknownId,
 };
+pub use map::MapValue;
 pub use outcome::{Failure, Outcome, OutcomeKind};
 pub use shape::{Accelerators, Shape, Target};
 pub use task::{AttemptId, Hop, HopStamps, Memoize, Task, TaskLimits, TaskSpec, TraceContext};
