@@ -49,7 +49,8 @@ pub(super) struct FunctionTable {
 #[derive(Debug)]
 struct Known {
     function: Arc<Function>,
-    mean: MeanTime,
+    /// Of tasks that call it once, and of those that call it many times.
+    means: [MeanTime; 2],
     tasks: usize,
     last_use: u64,
 }
@@ -73,7 +74,7 @@ impl FunctionTable {
         let forgotten = if self.known.len() >= self.limit { self.forget_oldest() } else { None };
         let known = Known {
             function: Arc::clone(function),
-            mean: MeanTime::default(),
+            means: Default::default(),
             tasks: 1,
             last_use: self.uses,
         };
@@ -90,12 +91,13 @@ impl FunctionTable {
         &self.known[number as usize].function
     }
 
-    pub(super) fn mean_mut(&mut self, number: u32) -> &mut MeanTime {
-        &mut self.known[number as usize].mean
+    /// The mean of tasks that call the function once, or of those that map it over many arguments.
+    pub(super) fn mean_mut(&mut self, number: u32, map: bool) -> &mut MeanTime {
+        &mut self.known[number as usize].means[usize::from(map)]
     }
 
-    pub(super) fn cost(&self, number: u32) -> u64 {
-        self.known[number as usize].mean.cost()
+    pub(super) fn cost(&self, number: u32, map: bool) -> u64 {
+        self.known[number as usize].means[usize::from(map)].cost()
     }
 
     /// A table whose every function has tasks grows instead; the tasks that a pool holds are bounded.

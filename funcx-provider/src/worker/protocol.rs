@@ -25,6 +25,8 @@ const OUTCOME_HEAD_BYTES: usize = 40;
 const COPY_BYTES: usize = 2048;
 /// Flag of a task: say so before it starts.
 const ANNOUNCE: u32 = 1;
+/// Flag of a task: its payload is an array with the arguments of many calls.
+const MAP: u32 = 2;
 
 /// What a worker says first.
 #[derive(Debug, Deserialize)]
@@ -181,6 +183,12 @@ pub(super) struct TaskItem<'a> {
 }
 
 impl TaskItem<'_> {
+    fn flags(&self) -> u32 {
+        let announce = if self.announce { ANNOUNCE } else { 0 };
+        let map = if self.task.spec.map { MAP } else { 0 };
+        announce | map
+    }
+
     fn bytes(&self) -> usize {
         TASK_HEAD_BYTES + self.task.spec.options.len() + self.task.payload.len()
     }
@@ -227,7 +235,7 @@ impl FrameWriter {
             self.last.put_u64_le(item.tag);
             self.last.put_u128(item.task.id.as_u128());
             self.last.put_u32_le(item.function);
-            self.last.put_u32_le(if item.announce { ANNOUNCE } else { 0 });
+            self.last.put_u32_le(item.flags());
             self.last.put_u32_le(item.task.spec.options.len() as u32);
             self.last.put_u32_le(item.task.payload.len() as u32);
         }

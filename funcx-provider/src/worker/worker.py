@@ -53,6 +53,8 @@ MAX_COMMAND_CHARS = 1 << 20
 NEWS_AT_ONCE = 64
 # A traceback longer than this loses its middle; what helps a person is at both ends.
 MAX_TRACEBACK_CHARS = 256 << 10
+# The same for one call of many in a task, and what is left of each when many have failed.
+MAX_ELEMENT_TRACEBACK_CHARS, MIN_ELEMENT_TRACEBACK_CHARS = 16 << 10, 256
 
 EXIT_CLEAN, EXIT_FAILED, EXIT_PROTOCOL = 0, 1, 2
 
@@ -65,7 +67,7 @@ OUTCOME_HEAD = struct.Struct("<QBxxxIIIQQ")
 
 HELLO, STARTED, OUTCOMES, GAVE_BACK = b"HSOG"
 WELCOME, FUNCTION, DROP, TASKS, RESUME, EXIT = b"WFDTRX"
-ANNOUNCE = 1
+ANNOUNCE, MAP = 1, 2
 RETURNED, RAISED = 0, 1
 PYTHON_SOURCE, GLOBUS_COMPUTE = 1, 2
 
@@ -86,8 +88,8 @@ class CouldNotExecuteUserTaskError(Exception):
 class MaxResultSizeExceeded(Exception):
     """The task returned more than the manager takes. Its name is the error code on the wire."""
 
-    def __init__(self, size, limit):
-        super().__init__(f"Task result of {size}B exceeded current limit of {limit}B")
+    def __init__(self, size, limit, advice=""):
+        super().__init__(f"Task result of {size}B exceeded current limit of {limit}B{advice}")
 
 
 class SerializationError(Exception):
@@ -104,8 +106,8 @@ def missing_package(module, package):
     )
 
 
-def describe(error):
-    """The payload of a raised outcome."""
+def describe(error, most_chars=MAX_TRACEBACK_CHARS):
+    """The payload of a raised outcome, whose traceback keeps `most_chars`."""
     if isinstance(error, (CouldNotExecuteUserTaskError, MaxResultSizeExceeded)):
         code, message, text = type(error).__name__, f"remote error: {error}", repr(error)
     else:
@@ -114,8 +116,8 @@ def describe(error):
             text = "".join(traceback.format_exception(type(error), error, user_traceback(error)))
         except Exception as failure:  # An exception's own methods can fail in any way.
             text = f"{type(error).__name__} (its traceback cannot be formatted: {type(failure).__name__})\n"
-    if len(text) > MAX_TRACEBACK_CHARS:
-        half = MAX_TRACEBACK_CHARS // 2
+    if len(text) > most_chars:
+        half = most_chars // 2
         text = f"{text[:half]}\n[… {len(text) - 2 * half} characters dropped]\n{text[-half:]}"
     # Lone surrogates, as in the name of a file that is not UTF-8, would not be JSON that every reader takes.
     text = text.encode(errors="backslashreplace").decode()
@@ -230,6 +232,7 @@ def load_python(body, entry, index):
         args, kwargs = json_arguments(payload)
         return encode_json(function(*args, **kwargs))
 
+    call.element_caller = lambda _task_id, _serializers: python_element_caller(function)
     return call
 
 
@@ -500,6 +503,11 @@ def load_globus(body, index):
         value = function(*args, **kwargs)
         return encode_with_serializers(value, serializers) if serializers else encode_globus(value)
 
+    def element_caller(task_id, serializers):
+        publish_task_id(task_id)
+        return lambda element: call_globus_element(function, element, index, serializers)
+
+    call.element_caller = element_caller
     return call
 
 
@@ -547,6 +555,161 @@ def task_id_in_place(name, putenv):
         environment[key] = published = text
 
     return publish
+
+
+# ---- Maps: a task that calls its function many times -----------------------------------------------------------------
+
+# A function of either kind has an `element_caller`, which gives a function from an element of the payload's array to the
+# value of that call. What stands in it, and in the loop of `run_map`, is paid for by every call.
+
+
+def python_element_caller(function):
+    def call_element(element):
+        if type(element) is not dict:
+            raise CouldNotExecuteUserTaskError("the arguments are not a JSON object")
+        if not element:
+            return function()
+        args, kwargs = element.get("args", []), element.get("kwargs", {})
+        if type(args) is not list or type(kwargs) is not dict:
+            raise CouldNotExecuteUserTaskError('the arguments are not of the form {"args": [...], "kwargs": {...}}')
+        return function(*args, **kwargs)
+
+    return call_element
+
+
+def call_globus_element(function, element, index, serializers):
+    if type(element) is not str:
+        raise CouldNotExecuteUserTaskError("the arguments are not a string of two framed buffers")
+    args, kwargs = globus_arguments(element.encode(), index)
+    value = function(*args, **kwargs)
+    return (encode_with_serializers(value, serializers) if serializers else encode_globus(value)).decode()
+
+
+# Values that nobody can change later and that are short: these are encoded together at the end.
+DEFERRED = frozenset((type(None), bool, int, float))
+
+
+def map_elements(payload):
+    collects = gc.isenabled()
+    gc.disable()  # What is decoded holds no cycles; looking for some takes longer than decoding.
+    try:
+        elements = json.loads(payload.decode())
+    except (ValueError, RecursionError) as error:
+        raise CouldNotExecuteUserTaskError(f"the arguments of a map are not JSON: {error}") from None
+    finally:
+        if collects:
+            gc.enable()
+    if type(elements) is not list:
+        raise CouldNotExecuteUserTaskError("the arguments of a map are not a JSON array")
+    return elements
+
+
+def run_map(call_element, payload, max_result_bytes, forked, directory):
+    """Call the function for each element of the payload; what has become of them, as the value of the task.
+
+    Each call starts in `directory`. `forked` is not empty in a process that one of them forked.
+    """
+    elements, ends = map_elements(payload), MapEnds(max_result_bytes)
+    add_value, deferred, moved = ends.values.append, DEFERRED, working_directory_left
+    for element in elements:
+        try:
+            value = call_element(element)
+            if type(value) not in deferred:
+                value = ends.encode(value)
+        except BaseException as error:  # As in `run_tasks`.
+            if forked:
+                raise
+            value = ends.fail(error)
+        if forked or moved:
+            if forked:  # A child ends where it has returned from the function.
+                return b""
+            os.makedirs(directory, exist_ok=True)
+            os.chdir(directory)
+        add_value(value)
+    return ends.join()
+
+
+class MapEnds:
+    """How the calls of a map have ended."""
+
+    def __init__(self, max_result_bytes):
+        self.limit = self.room = max_result_bytes
+        # A quarter is ample for some failures; tracebacks must not leave the values without room.
+        self.traceback_room = max_result_bytes // 4
+        # Values of all calls; `None` where `texts` or `failures` has something.
+        self.values, self.texts, self.failures = [], {}, {}
+
+    def encode(self, value):
+        """Take the value of the next call as it is now: a later call may change it."""
+        text = element_text(value)
+        if len(text) > self.limit:
+            raise MaxResultSizeExceeded(len(text), self.limit)
+        if len(text) > self.room:
+            raise self.crowded(len(text))
+        self.room -= len(text)
+        self.texts[len(self.values)] = text
+
+    def fail(self, error):
+        self.add_failure(len(self.values), error)
+
+    def add_failure(self, index, error):
+        most_chars = min(self.traceback_room, MAX_ELEMENT_TRACEBACK_CHARS)
+        text = self.failures[index] = describe(error, max(most_chars, MIN_ELEMENT_TRACEBACK_CHARS)).decode()
+        self.traceback_room -= len(text)
+        return text
+
+    def crowded(self, size):
+        return MaxResultSizeExceeded(size, self.limit, " for all calls of a chunk together: use smaller chunks")
+
+    def join(self):
+        """The value of the task."""
+        result = self.result(self.joined_values())
+        if len(result) > self.limit:
+            result = self.result(self.fitting_values(len(result) - self.limit))
+            if len(result) > self.limit:
+                raise self.crowded(len(result))
+        return result
+
+    def result(self, values):
+        failures = ", ".join([f'"{index}": {text}' for index, text in sorted(self.failures.items())])
+        return f'{{"values": {values}, "failures": {{{failures}}}}}'.encode()
+
+    def joined_values(self):
+        if not self.texts:
+            try:
+                return "".join(json_pieces(self.values))
+            except (TypeError, ValueError):
+                pass  # One of them, such as NaN, has no JSON form.
+        return "[" + ", ".join(self.value_texts()) + "]"
+
+    def value_texts(self):
+        texts = []
+        for index, value in enumerate(self.values):
+            try:
+                text = self.texts.get(index) or element_text(value)
+            except SerializationError as error:
+                text = "null"
+                self.add_failure(index, error)
+                self.values[index] = None
+            texts.append(text)
+        return texts
+
+    def fitting_values(self, excess):
+        """Fail calls until the values fit, from the last one back and only where that makes room."""
+        texts = self.value_texts()
+        for index in range(len(texts) - 1, -1, -1):
+            if excess <= 0:
+                break
+            failure = describe(self.crowded(len(texts[index]))).decode()
+            gain = len(texts[index]) - len(f'null, "{index}": {failure}')
+            if gain > 0:
+                texts[index], self.failures[index] = "null", failure
+                excess -= gain
+        return "[" + ", ".join(texts) + "]"
+
+
+def element_text(value):
+    return encode_json(value).decode()
 
 
 # ---- Standard streams ------------------------------------------------------------------------------------------------
@@ -705,7 +868,7 @@ class Worker:
             raise ProtocolError("a function frame shorter than it says")
         entry, body = body[FUNCTION_HEAD.size : entry_end].decode(), body[entry_end:]
 
-        def load_and_call(payload, task_id, serializers):
+        def load():
             # Loading waits for the first task: where it fails, it is that task which has failed.
             if kind == PYTHON_SOURCE:
                 call = load_python(body, entry, index)
@@ -714,8 +877,12 @@ class Worker:
             else:
                 raise CouldNotExecuteUserTaskError(f"this worker has no functions of kind {kind}")
             self.functions[index] = call
-            return call(payload, task_id, serializers)
+            return call
 
+        def load_and_call(payload, task_id, serializers):
+            return load()(payload, task_id, serializers)
+
+        load_and_call.element_caller = lambda task_id, serializers: load().element_caller(task_id, serializers)
         self.functions[index] = load_and_call
         self.wary[index] = 1
 
@@ -752,8 +919,8 @@ class Worker:
                 started, flush_at, buffered_bytes = self.flush(tag if flags & ANNOUNCE else None)
             try:
                 call, payload = function_of(index, unknown_function), body[options_end:payload_end]
-                if options_size:
-                    result = self.call_with_options(call, payload, task_id, body[position:options_end])
+                if options_size or flags > ANNOUNCE:
+                    result = self.call_specially(call, payload, task_id, flags, body[position:options_end])
                 else:
                     result = call(payload, task_id, None)
                 kind, size = RETURNED, len(result)
@@ -802,7 +969,7 @@ class Worker:
         if frame is None or callee is None or self.forked or self.gave_back:
             return
         variables = frame.f_locals
-        if callee not in (Worker.call_with_options.__code__, getattr(variables.get("call"), "__code__", None)):
+        if callee not in (Worker.call_specially.__code__, getattr(variables.get("call"), "__code__", None)):
             return
         self.gave_back = True  # At once: the next signal may come in the middle of this.
         try:
@@ -824,7 +991,14 @@ class Worker:
         else:
             self.wary.pop(index, None)
 
-    def call_with_options(self, call, payload, task_id, options):
+    def call_specially(self, call, payload, task_id, flags, options):
+        """As a task with options or flags wants it."""
+        if flags & ~(ANNOUNCE | MAP):
+            raise CouldNotExecuteUserTaskError(f"the task has flags ({flags:#x}) that this worker does not know")
+        if flags & MAP:
+            call = functools.partial(self.call_map, call)
+        if not options:
+            return call(payload, task_id, None)
         options, variables = read_options(options)
         enter_sandbox(options, variables, self.work_dir, uuid_text(task_id).decode())
         before = {name: os.environ.get(name) for name in variables}
@@ -837,6 +1011,11 @@ class Worker:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+    def call_map(self, call, payload, task_id, serializers):
+        call_element = call.element_caller(task_id, serializers)
+        directory = os.environ.get("GC_TASK_SANDBOX_DIR") or self.work_dir
+        return run_map(call_element, payload, self.max_result_bytes, self.forked, directory)
 
     def flush(self, announced_tag=None, gave_back_tag=None):
         """Send the finished outcomes and, in the same write, that a task begins, or that none behind it does.
@@ -885,8 +1064,11 @@ def enter_sandbox(options, variables, work_dir, task_id):
         variables["GC_TASK_SANDBOX_DIR"] = sandbox
 
 
-def unknown_function(_payload, _task_id, _serializers):
+def unknown_function(*_):
     raise CouldNotExecuteUserTaskError("the task names a function that this worker was not given")
+
+
+unknown_function.element_caller = unknown_function
 
 
 def environment_details():

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use funcx_core::contract::Executor;
-use funcx_core::model::{Function, FunctionBody, FunctionKind, Hop, OutcomeKind};
+use funcx_core::model::{Function, FunctionBody, FunctionKind, Hop, MapValue, OutcomeKind};
 
 use crate::support::{Bench, value};
 
@@ -17,6 +17,44 @@ async fn python_functions_take_arguments_and_return_values() {
     assert!(worker["python_version"].as_str().unwrap().starts_with("3."), "{worker}");
     let (started, ended) = (outcome.stamps.at(Hop::Started), outcome.stamps.at(Hop::Ended));
     assert!(started.is_set() && started <= ended);
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_function_is_mapped_over_many_arguments_in_one_task() {
+    let mut bench = Bench::new(2).await;
+    let source = "def f(n):\n    print(n)\n    return 12 // n";
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let mut task = bench.task_of(Function::python("f", source), "", |spec| spec.map = true);
+            task.payload = r#"[{"args":[3]},{"args":[0]},{"kwargs":{"n":5}}]"#.into();
+            task
+        })
+        .collect();
+    bench.pool.start(tasks.clone());
+    for outcome in bench.outcomes_of(&tasks).await {
+        let seen: MapValue = serde_json::from_str(value(&outcome)).unwrap();
+        let results: Vec<_> = seen.into_results().collect();
+        assert_eq!((results[0].as_ref().unwrap().get(), results[2].as_ref().unwrap().get()), ("4", "2"));
+        assert!(results[1].as_ref().unwrap_err().traceback.contains("ZeroDivisionError"));
+        assert_eq!(&outcome.stdout[..], b"3\n0\n5\n");
+    }
+    // A map that runs is stopped as any task is.
+    let source = "import time\ndef f(n):\n    time.sleep(n)";
+    let mut long = bench.task_of(Function::python("f", source), "", |spec| spec.map = true);
+    long.payload = r#"[{"args":[0]},{"args":[3600]},{"args":[0]}]"#.into();
+    bench.pool.start(vec![long.clone()]);
+    bench.started(long.attempt_id()).await;
+    bench.pool.cancel(&[long.attempt_id()]);
+    assert_eq!(bench.outcome(long.attempt_id()).await.kind, OutcomeKind::Cancelled);
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn commands_are_not_mapped() {
+    let mut bench = Bench::new(1).await;
+    let task = bench.task_of(Function::shell("true"), "", |spec| spec.map = true);
+    assert_eq!(bench.run(task).await.failure().unwrap().code, "UnsupportedMap");
     bench.finish().await;
 }
 

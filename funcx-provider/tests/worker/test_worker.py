@@ -38,7 +38,7 @@ needs_sdk = unittest.skipUnless(HAS_SDK, "globus-compute-sdk is not installed")
 
 PYTHON_SOURCE, GLOBUS_COMPUTE = 1, 2
 RETURNED, RAISED = 0, 1
-ANNOUNCE = 1
+ANNOUNCE, MAP = 1, 2
 
 TASK_HEAD = struct.Struct("<Q16sIIII")
 OUTCOME_HEAD = struct.Struct("<QBxxxIIIQQ")
@@ -553,6 +553,191 @@ class PythonSource(WorkerTest):
         error = connection.run(payload=json_payload(99)).error
         self.assertEqual(error["code"], "MaxResultSizeExceeded")
         self.assertEqual(error["message"], "remote error: Task result of 101B exceeded current limit of 100B")
+
+
+def map_payload(*elements):
+    return json.dumps(elements).encode()
+
+
+class Map(WorkerTest):
+    def map(self, connection, *elements, flags=MAP, **task):
+        value = connection.run(payload=map_payload(*elements), flags=flags, **task).value
+        self.assertEqual(len(value["values"]), len(elements))
+        return value["values"], {int(index): failure for index, failure in value["failures"].items()}
+
+    def test_each_element_is_a_call(self):
+        connection = self.start_with("def f(*args, **kwargs): return [list(args), kwargs] if args or kwargs else None")
+        values, failures = self.map(connection, {}, {"args": [1]}, {"kwargs": {"a": 2}}, {"args": [3], "kwargs": {}})
+        self.assertEqual((values, failures), ([None, [[1], {}], [[], {"a": 2}], [[3], {}]], {}))
+        self.assertEqual(self.map(connection), ([], {}))
+        self.assertEqual(connection.run(payload=json_payload(5)).value, [[5], {}])
+
+    def test_values_of_every_kind_keep_their_places(self):
+        connection = self.start_with("def f(value): return value")
+        for given in ([None, True, 2, -3.5], ["é\n", [1, {"a": None}], {}, "", 7, False, [[]]]):
+            self.assertEqual(self.map(connection, *({"args": [value]} for value in given)), (given, {}))
+
+    def test_a_value_is_what_it_was_when_the_call_returned(self):
+        connection = self.start_with("seen = []\ndef f(i):\n    seen.append(i)\n    return seen")
+        values, _ = self.map(connection, *({"args": [i]} for i in range(3)))
+        self.assertEqual(values, [[0], [0, 1], [0, 1, 2]])
+
+    def test_one_bad_element_fails_alone(self):
+        connection = self.start_with("""
+            import sys
+
+            def f(i):
+                if i == 1:
+                    raise ValueError("oh dear")
+                if i == 2:
+                    return {1, 2}
+                if i == 3:
+                    sys.exit(3)
+                if i == 4:
+                    raise StopIteration
+                if i == 5:
+                    return float("nan")
+                return i
+            """)
+        malformed = [[], 7, {"args": 3}, {"args": None}, {"kwargs": []}, "x", {"args": [0], "kwargs": {"j": 1}}, {}]
+        elements = [{"args": [i]} for i in range(7)] + malformed
+        for _ in range(2):
+            values, failures = self.map(connection, *elements)
+            self.assertEqual(values, [0, None, None, None, None, None, 6] + [None] * len(malformed))
+            self.assertEqual(sorted(failures), [1, 2, 3, 4, 5, *range(7, len(elements))])
+            self.assertEqual({failures[i]["code"] for i in (1, 2, 3, 4, 5, 13, 14)}, {"RemoteExecutionError"})
+            self.assertEqual({failures[i]["code"] for i in range(7, 13)}, {"CouldNotExecuteUserTaskError"})
+        self.assertRegex(failures[1]["traceback"], r'^Traceback .*\n  File "<function 1>", line \d+, in f\n')
+        for index, word in ((2, "JSON"), (3, "SystemExit"), (4, "StopIteration"), (5, "JSON"), (14, "missing 1")):
+            self.assertIn(word, failures[index]["traceback"])
+        self.assertIn("not of the form", failures[9]["message"])
+
+    def test_what_fails_the_whole_task(self):
+        connection = self.start_with("def f(): return 1")
+        for payload, word in ((b"", "not JSON"), (b"{}", "array"), (b"[1", "not JSON"), (b"\xff", "not JSON")):
+            error = connection.run(payload=payload, flags=MAP).error
+            self.assertEqual(error["code"], "CouldNotExecuteUserTaskError")
+            self.assertIn(word, error["message"])
+        connection.send(function_frame(2, PYTHON_SOURCE, "1 +", "f"))
+        self.assertIn("SyntaxError", connection.run(function=2, payload=b"[{}]", flags=MAP).error["traceback"])
+        self.assertIn("not given", connection.run(function=3, payload=b"[{}]", flags=MAP).error["message"])
+
+    def test_a_flag_that_is_not_known_fails_the_task(self):
+        connection = self.start_with("def f(): return 1")
+        for flags in (4, 4 | ANNOUNCE, 4 | MAP, 1 << 31):
+            connection.send(tasks_frame(Task(1, payload=b"[]", flags=flags)))
+            if flags & ANNOUNCE:
+                self.assertEqual(connection.receive()[0], "S")
+            error = connection.outcome().error
+            self.assertEqual(error["code"], "CouldNotExecuteUserTaskError")
+            self.assertIn("flags", error["message"])
+
+    def test_sizes(self):
+        self.max_result_bytes = 4000
+        connection = self.start_with("def f(n): return 'x' * n if n else 1.5")
+        calls = lambda *sizes: [{"args": [size]} for size in sizes]
+        # One that is too large, beside others.
+        values, failures = self.map(connection, *calls(5, 4000, 6))
+        self.assertEqual((values, [*failures]), (["xxxxx", None, "xxxxxx"], [1]))
+        self.assertEqual(failures[1]["message"], "remote error: Task result of 4002B exceeded current limit of 4000B")
+        # Those that do not fit any more, and smaller ones behind them.
+        for sizes in ([1200] * 5, [1200, 1200, 1200, 1200, 0], [0, 1500, 1500, 1500], [3960, 0, 0, 0], [0] * 100 + [3500]):
+            outcome = connection.run(payload=map_payload(*calls(*sizes)), flags=MAP)
+            self.assertLessEqual(len(outcome.payload), 4000)
+            value = outcome.value
+            self.assertGreaterEqual(len(value["failures"]), 1, sizes)
+            self.assertLess(len(value["failures"]), len(sizes))
+            for index, (size, found) in enumerate(zip(sizes, value["values"])):
+                if str(index) in value["failures"]:
+                    self.assertEqual(value["failures"][str(index)]["code"], "MaxResultSizeExceeded")
+                    self.assertIn("smaller chunks", value["failures"][str(index)]["message"])
+                else:
+                    self.assertEqual(found, "x" * size if size else 1.5)
+        # Exactly as much as there is room for.
+        room = 4000 - len(b'{"values": [""], "failures": {}}')
+        self.assertEqual(self.map(connection, *calls(room)), (["x" * room], {}))
+        # Not even nulls fit.
+        error = connection.run(payload=map_payload(*calls(*[0] * 2000)), flags=MAP).error
+        self.assertEqual(error["code"], "MaxResultSizeExceeded")
+        self.assertIn("smaller chunks", error["message"])
+
+    def test_tracebacks_leave_room_for_values(self):
+        self.max_result_bytes = 100_000
+        connection = self.start_with("def f(i):\n    if i % 2: raise ValueError('y' * 50_000)\n    return 'x' * 300")
+        values, failures = self.map(connection, *({"args": [i]} for i in range(100)))
+        self.assertEqual(values, ["x" * 300, None] * 50)
+        self.assertEqual({failure["code"] for failure in failures.values()}, {"RemoteExecutionError"})
+        self.assertGreater(len(failures[1]["traceback"]), 10_000)
+
+    def test_output_and_surroundings(self):
+        connection = self.start_with("""
+            import os
+
+            def f(move):
+                print("in", flush=True)
+                if move:
+                    os.chdir("/")
+                return os.getcwd(), os.environ.get("NAME")
+            """)
+        task = Task(1, payload=map_payload({"args": [False]}, {"args": [True]}, {"args": [False]}), flags=MAP)
+        connection.send(tasks_frame(task))
+        outcome = connection.outcome()
+        self.assertEqual(outcome.stdout, b"in\n" * 3)
+        here = [self.work_dir, None]
+        self.assertEqual(outcome.value["values"], [here, ["/", None], here])
+        sandbox = os.path.join(self.work_dir, str(task.task_id))
+        value = connection.run(
+            payload=task.payload, flags=MAP, task_id=task.task_id, sandbox=True, env={"NAME": "x"}
+        ).value
+        self.assertEqual(value["values"], [[sandbox, "x"], ["/", "x"], [sandbox, "x"]])
+        self.assertEqual(connection.run(payload=json_payload(False)).value, here)
+
+    def test_a_forked_child_ends_where_it_returns(self):
+        connection = self.start_with("""
+            import os
+
+            def f(raises):
+                pid = os.fork()
+                if pid:
+                    return os.waitpid(pid, 0)[1] >> 8
+                if raises:
+                    raise ValueError
+            """)
+        values, failures = self.map(connection, {"args": [False]}, {"args": [True]}, {"args": [False]})
+        self.assertEqual((values, failures), ([0, 1, 0], {}))
+
+    def test_a_long_map_is_announced_and_gives_back_what_stands_behind_it(self):
+        fifo = self.fifo()
+        connection = self.start_with(f"""
+            def f(wait=False):
+                if wait:
+                    open({fifo!r}).read()
+            """)
+        connection.run()
+        long = Task(1, payload=map_payload({}, {"args": [True]}, {}), flags=MAP | ANNOUNCE)
+        connection.send(tasks_frame(long, Task(2, payload=b"[{}]", flags=MAP), Task(3)))
+        self.assertEqual(connection.receive(), ("S", struct.pack("<Q", 1)))
+        with open(fifo, "w"):
+            os.kill(self.process.pid, signal.SIGURG)
+            self.assertEqual(connection.receive(), ("G", struct.pack("<Q", 1)))
+        self.assertEqual(connection.outcome().value, {"values": [None] * 3, "failures": {}})
+        connection.send(frame("R"), tasks_frame(Task(4, payload=b"[{}]", flags=MAP)))
+        self.assertEqual(connection.outcome().value, {"values": [None], "failures": {}})
+
+    def test_serialized_functions(self):
+        connection = self.start()
+        source = 'import os\ndef f(n):\n    if n: return n, os.environ["GC_TASK_UUID"]\n    raise ValueError("oh")\n'
+        connection.send(function_frame(1, GLOBUS_COMPUTE, framed("st\nf:" + source)))
+        call = lambda n: framed(f"11\n[{n}]", "11\n{}").decode()
+        task_id = uuid.uuid4()
+        elements = [call(1), call(0), "no frames", {"args": []}, call(2)]
+        values, failures = self.map(connection, *elements, task_id=task_id, result_serializers=[JSON_DATA])
+        expected = [f'11\n[{n}, "{task_id}"]' for n in (1, 2)]
+        self.assertEqual(values, [expected[0], None, None, None, expected[1]])
+        self.assertEqual(sorted(failures), [1, 2, 3])
+        self.assertIn("ValueError: oh", failures[1]["traceback"])
+        values, _ = self.map(connection, call(3), task_id=task_id)
+        self.assertEqual(values[0][:3], "00\n")
 
 
 class Environment(WorkerTest):

@@ -60,7 +60,7 @@ impl PoolState {
             place.change_head(self.now);
             let worker = place.details.clone();
             let nanos = end.ended.as_nanos().saturating_sub(end.started.as_nanos());
-            self.functions.mean_mut(entry.function).record(nanos);
+            self.functions.mean_mut(entry.function, entry.task.spec.map).record(nanos);
             self.mean.record(nanos);
             let outcome = match entry.cancelled {
                 true => Outcome::failed(&entry.task, OutcomeKind::Cancelled, &cancelled()),

@@ -309,6 +309,11 @@ impl PoolState {
             let message = format!("no worker here runs {} functions", task.spec.function.kind());
             return Some((OutcomeKind::Raised, Failure::new("UnsupportedFunctionKind", message)));
         }
+        if is_command(task) && task.spec.map {
+            let failure =
+                Failure::new("UnsupportedMap", "commands cannot be mapped: each is a process of its own");
+            return Some((OutcomeKind::Raised, failure));
+        }
         if let Some(message) = unsendable(task) {
             return Some((OutcomeKind::Raised, Failure::new("TaskTooLarge", message)));
         }

@@ -113,7 +113,10 @@ impl PoolState {
     /// Share of a pipeline that a task takes. A suspect has one for itself.
     fn cost(&self, key: u32) -> u64 {
         let entry = &self.entries[key as usize];
-        if entry.suspect { PIPELINE_NANOS } else { self.functions.cost(entry.function) }
+        match entry.suspect {
+            true => PIPELINE_NANOS,
+            false => self.functions.cost(entry.function, entry.task.spec.map),
+        }
     }
 
     /// Writes the new tasks at the end of a pipeline, and the functions that they need.
