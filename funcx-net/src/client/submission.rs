@@ -44,7 +44,7 @@ pub(super) async fn submit(
     let request = SubmitRequest {
         endpoint_id: *endpoint,
         task_group_id: Some(group),
-        tasks: vec![Calls { function_id: *function, arguments }],
+        tasks: vec![Calls { function_id: *function, arguments, chunk: None }],
         memoize: how.memoize,
         how: how.resources(),
         options: (!how.worker.is_empty()).then(|| how.worker.clone()),

@@ -105,6 +105,7 @@ pub(super) fn task(record: &TaskRecord, status: TaskStatus) -> TaskView {
         function_id: record.function,
         status: status_word(status).to_owned(),
         outcome: None,
+        map: record.spec.map,
         result: None,
         result_base64: None,
         failure: None,
@@ -136,7 +137,9 @@ pub(super) fn task(record: &TaskRecord, status: TaskStatus) -> TaskView {
     });
     if outcome.kind == OutcomeKind::Returned {
         view.result = match record.spec.function.kind() {
-            FunctionKind::GlobusCompute => std::str::from_utf8(&outcome.payload).ok().and_then(raw_string),
+            FunctionKind::GlobusCompute if !record.spec.map => {
+                std::str::from_utf8(&outcome.payload).ok().and_then(raw_string)
+            }
             _ => raw(&outcome.payload),
         };
         if view.result.is_none() {

@@ -175,6 +175,11 @@ pub struct Calls {
     /// shell, a string of two framed buffers for globus-compute.
     #[schema(value_type = Vec<serde_json::Value>)]
     pub arguments: Vec<Box<RawValue>>,
+    /// Calls in one task, from 1 to 65536; the last task may have fewer. Each task then maps the function over its
+    /// arguments, in order and in one worker: one id, one outcome, one walltime. A call for each task if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 65536)]
+    pub chunk: Option<u32>,
 }
 
 /// What a task asks for. Each absent field asks for nothing special.
@@ -253,7 +258,12 @@ pub struct TaskView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub outcome: Option<OutcomeKind>,
-    /// Its value, if it returned: JSON, or a string with the serialized value for globus-compute functions.
+    /// Whether it maps its function over many arguments.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub map: bool,
+    /// Its value, if it returned: JSON, or a string with the serialized value for globus-compute functions. That of a map is
+    /// `{"values": [...], "failures": {"3": {"code": ..., "message": ..., "traceback": ...}}}`: what each call returned, in
+    /// order, or `null` if it failed, and why calls failed by their place in `values`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Box<RawValue>>,

@@ -5,8 +5,8 @@ use std::{iter, sync::Arc, time::Duration};
 use bytes::Bytes;
 use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, Write};
 use funcx_core::model::{
-    EndpointId, FunctionId, Hop, Outcome, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits, TaskSpec,
-    Timestamp, TraceContext, limit,
+    EndpointId, FunctionId, FunctionKind, Hop, Outcome, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits,
+    TaskSpec, Timestamp, TraceContext, limit,
 };
 use funcx_core::{Error, ErrorKind, Result};
 
@@ -164,10 +164,13 @@ impl Service {
             if let Some(payload) =
                 batch.arguments.iter().find(|payload| payload.len() > self.config.payload_bytes)
             {
-                let error =
-                    Error::new(ErrorKind::LimitExceeded, operation, "the arguments of a task are too large")
-                        .with_context("bytes", payload.len())
-                        .with_context("limit payload_bytes", self.config.payload_bytes);
+                let what = match batch.map {
+                    true => "the arguments of a chunk are too large together; use smaller chunks",
+                    false => "the arguments of a task are too large",
+                };
+                let error = Error::new(ErrorKind::LimitExceeded, operation, what)
+                    .with_context("bytes", payload.len())
+                    .with_context("limit payload_bytes", self.config.payload_bytes);
                 return Err(Refusal::new("TASK_PAYLOAD_TOO_LARGE", error));
             }
             bounded(operation, "text of the options", batch.options.len(), MAX_OPTIONS_BYTES)?;
@@ -196,6 +199,13 @@ impl Service {
             return Err(Refusal::new("FUNCTION_NOT_PERMITTED", error));
         }
         let record = self.function(principal, batch.function, Action::Use).await?;
+        if batch.map && record.function.kind() == FunctionKind::Shell {
+            let message = "a command cannot be mapped, because each is a process of its own: submit one task for each, \
+                           without `chunk`, or call the command from a Python function";
+            return Err(Error::new(ErrorKind::InvalidInput, "submit tasks", message)
+                .with_context("function", batch.function)
+                .into());
+        }
         Ok(Arc::new(TaskSpec {
             function: Arc::clone(&record.function),
             shape: batch.shape.clone(),

@@ -110,6 +110,50 @@ async fn arguments_and_values_pass_through_as_they_are() {
 }
 
 #[tokio::test]
+async fn chunks_of_calls_are_one_task_each() {
+    let site = Site::new().await;
+    let mut bench = site.bench().await;
+    let (native, globus) = (site.native_function().await, site.globus_function().await);
+    let body = format!(
+        r#"{{"endpoint_id": "{}", "tasks": [
+            {{"function_id": "{native}", "chunk": 2, "arguments": [{{"deep":  [1.50]}}, null, "text"]}},
+            {{"function_id": "{globus}", "chunk": 65536, "arguments": [{1}, {1}]}},
+            {{"function_id": "{native}", "chunk": 1, "arguments": [7]}},
+            {{"function_id": "{native}", "arguments": [8]}}]}}"#,
+        site.endpoint,
+        json!(NO_ARGUMENTS)
+    );
+    let request = axum::http::Request::builder()
+        .method("POST")
+        .uri("/v1/submit")
+        .header("authorization", format!("Bearer {}", site.people.alice.token))
+        .body(body.into())
+        .unwrap();
+    let answer = site.send(request).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let ids: Vec<Vec<String>> = serde_json::from_value(answer.body["task_ids"].clone()).unwrap();
+    assert_eq!(ids.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1, 1]);
+    let frames = json!(NO_ARGUMENTS);
+    let value = r#"{"values": [1, null], "failures": {"1": {"code": "E", "message": "m", "traceback": ""}}}"#;
+    for (payload, map) in [
+        (r#"[{"deep":  [1.50]},null]"#.to_owned(), true),
+        (r#"["text"]"#.to_owned(), true),
+        (format!("[{frames},{frames}]"), true),
+        ("[7]".to_owned(), true),
+        ("8".to_owned(), false),
+    ] {
+        let task = bench.next().await;
+        assert_eq!((&task.payload[..], task.spec.map), (payload.as_bytes(), map));
+        bench.finish(Outcome::returned(&task, value));
+    }
+    let map = |view: &Value| view.get("map").cloned();
+    for (ids, expected) in [(&ids[0], Some(json!(true))), (&ids[1], Some(json!(true))), (&ids[3], None)] {
+        let view = site.ask("GET", &format!("/v1/tasks/{}?wait=30", ids[0]), None).await.body;
+        assert_eq!((map(&view), &view["result"]["failures"]["1"]["code"]), (expected, &json!("E")));
+    }
+}
+
+#[tokio::test]
 async fn failures_and_values_that_are_no_json_are_told() {
     let site = Site::new().await;
     let mut bench = site.bench().await;

@@ -103,6 +103,11 @@ async fn malformed_requests_are_told_where() {
             json!({ "endpoint_id": NOBODY, "tasks": [{ "function_id": NOBODY }] }),
             vec!["arguments"],
         ),
+        (
+            "/v1/submit",
+            json!({ "endpoint_id": NOBODY, "tasks": [{ "function_id": NOBODY, "arguments": [], "chunk": -1 }] }),
+            vec!["chunk"],
+        ),
         ("/v1/functions", json!({ "name": "f", "kind": "cobol" }), vec!["kind", "cobol"]),
         ("/v3/functions", json!({ "function_name": 1, "function_code": "" }), vec!["function_name"]),
         ("/v2/batch_status", json!({ "task_ids": ["frog"] }), vec!["task_ids[0]"]),
@@ -131,6 +136,9 @@ async fn requests_that_make_no_sense_are_told_why() {
     let (globus, native) = (site.globus_function().await, site.native_function().await);
     let python = json!({ "name": "p", "kind": "python", "entry": "f", "code": "x" });
     let python = site.ask("POST", "/v1/functions", Some(python)).await.text("function_id");
+    let shell = json!({ "name": "s", "kind": "shell", "code": "echo {x}" });
+    let shell = site.ask("POST", "/v1/functions", Some(shell)).await.text("function_id");
+    let map = |function: &str, arguments: Value, chunk: Value| json!({ "endpoint_id": site.endpoint, "tasks": [{ "function_id": function, "arguments": arguments, "chunk": chunk }] });
     let submit = format!("/v3/endpoints/{}/submit", site.endpoint);
     let own = |function: &str, arguments: Value| json!({ "endpoint_id": site.endpoint, "tasks": [{ "function_id": function, "arguments": arguments }] });
     for (target, body, words) in [
@@ -152,6 +160,12 @@ async fn requests_that_make_no_sense_are_told_why() {
         ("/v1/submit", own(&python, json!([{}, [1, 2]])), vec!["arguments[1]", "kwargs"]),
         ("/v1/submit", own(&python, json!([{ "args": 1 }])), vec!["args"]),
         ("/v1/submit", own(&python, json!([{ "arg": [] }])), vec!["arg"]),
+        ("/v1/submit", map(&native, json!([1]), json!(0)), vec!["`chunk`", "1 to 65536", "MAX_CHUNK_CALLS"]),
+        ("/v1/submit", map(&native, json!([1]), json!(65_537)), vec!["`chunk`", "1 to 65536"]),
+        ("/v1/submit", map(&native, json!([]), json!(1)), vec!["no tasks"]),
+        ("/v1/submit", map(&python, json!([{}, {}, 3]), json!(2)), vec!["arguments[2]", "kwargs"]),
+        ("/v1/submit", map(&globus, json!([NO_ARGUMENTS, "x"]), json!(2)), vec!["arguments[1]", "frame"]),
+        ("/v1/submit", map(&shell, json!([{}]), json!(2)), vec!["command", "without `chunk`", &shell]),
         ("/v1/cancel", json!({}), vec!["task_ids", "task_group_id"]),
         ("/v1/purge", json!({}), vec!["task_ids", "task_group_id"]),
         ("/v1/cancel", json!({ "task_ids": [], "task_group_id": NOBODY }), vec!["either"]),
@@ -216,6 +230,13 @@ async fn what_is_too_large_is_refused_with_the_limit() {
         413,
         "TASK_PAYLOAD_TOO_LARGE",
         &["1002", "payload_bytes"],
+    );
+    let mut chunk = own(json!(vec!["x".repeat(398); 3]));
+    chunk["tasks"][0]["chunk"] = json!(3);
+    site.ask("POST", "/v1/submit", Some(chunk)).await.is_refused(
+        413,
+        "TASK_PAYLOAD_TOO_LARGE",
+        &["1204", "payload_bytes", "smaller chunks"],
     );
     let many = own(json!(vec![1; 100_001]));
     site.ask("POST", "/v1/submit", Some(many)).await.is_refused(413, "TOO_MANY_TASKS", &["MAX_SUBMIT_TASKS"]);

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use funcx_core::contract::Action;
-use funcx_core::model::FunctionKind;
+use funcx_core::model::{FunctionKind, limit};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -37,24 +37,25 @@ pub(super) async fn submit(
     for calls in request.tasks {
         let function = app.service.function(&caller, calls.function_id, Action::Use).await?;
         let kind = function.function.kind();
-        let arguments = calls
-            .arguments
-            .into_iter()
-            .enumerate()
-            .map(|(index, arguments)| {
-                payload(kind, arguments).map_err(|why| {
-                    let function = calls.function_id;
-                    ApiError::invalid(format!("arguments[{index}] of the {kind} function {function}: {why}"))
-                })
-            })
-            .collect::<Result<_>>()?;
-        let (shape, options) = (shape.clone(), options.clone());
+        let refused = |index: usize, why: String| {
+            let function = calls.function_id;
+            ApiError::invalid(format!("arguments[{index}] of the {kind} function {function}: {why}"))
+        };
+        let arguments = match calls.chunk {
+            None => calls
+                .arguments
+                .into_iter()
+                .enumerate()
+                .map(|(index, arguments)| payload(kind, arguments).map_err(|why| refused(index, why)))
+                .collect::<Result<_>>()?,
+            Some(size) => chunks(kind, &calls.arguments, size, refused)?,
+        };
         batches.push(Batch {
             function: calls.function_id,
-            shape,
+            shape: shape.clone(),
             limits,
-            options,
-            map: false,
+            options: options.clone(),
+            map: calls.chunk.is_some(),
             memoize: request.memoize,
             arguments,
         });
@@ -69,12 +70,50 @@ pub(super) async fn submit(
 
 /// Arguments of one call as bytes, in the form that the kind of the function prescribes.
 fn payload(kind: FunctionKind, arguments: Box<RawValue>) -> Result<Bytes, String> {
+    Ok(match checked(kind, &arguments)? {
+        Some(text) => view::payload(text),
+        None => view::payload(Box::<str>::from(arguments)),
+    })
+}
+
+/// Arguments of many calls as the payloads of maps over `size` of them each.
+fn chunks(
+    kind: FunctionKind,
+    arguments: &[Box<RawValue>],
+    size: u32,
+    refused: impl Fn(usize, String) -> ApiError,
+) -> Result<Vec<Bytes>> {
+    let size = size as usize;
+    if !(1..=limit::MAX_CHUNK_CALLS).contains(&size) {
+        let most = limit::MAX_CHUNK_CALLS;
+        return Err(ApiError::invalid(format!("`chunk` must be from 1 to {most} (MAX_CHUNK_CALLS)")));
+    }
+    for (index, arguments) in arguments.iter().enumerate() {
+        checked(kind, arguments).map_err(|why| refused(index, why))?;
+    }
+    Ok(arguments.chunks(size).map(joined).collect())
+}
+
+/// A JSON array of these values.
+fn joined(values: &[Box<RawValue>]) -> Bytes {
+    let bytes = values.iter().map(|value| value.get().len() + 1).sum::<usize>() + 1;
+    let mut text = String::with_capacity(bytes);
+    for (index, value) in values.iter().enumerate() {
+        text.push(if index == 0 { '[' } else { ',' });
+        text.push_str(value.get());
+    }
+    text.push(']');
+    view::payload(text)
+}
+
+/// Refuses arguments that have not the form that the kind of the function prescribes. Gives the text of those that are one.
+fn checked(kind: FunctionKind, arguments: &RawValue) -> Result<Option<String>, String> {
     match kind {
         FunctionKind::GlobusCompute => {
             let text: String = serde_json::from_str(arguments.get())
                 .map_err(|_| "a string of two framed buffers is wanted".to_owned())?;
             framing::unframe::<2>(&text)?;
-            Ok(view::payload(text))
+            Ok(Some(text))
         }
         FunctionKind::Python | FunctionKind::Shell => {
             /// Only the form counts here; the worker reads the values.
@@ -88,8 +127,8 @@ fn payload(kind: FunctionKind, arguments: Box<RawValue>) -> Result<Bytes, String
             }
             serde_json::from_str::<Form<'_>>(arguments.get())
                 .map_err(|error| format!("`{{\"args\": [...], \"kwargs\": {{...}}}}` is wanted: {error}"))?;
-            Ok(view::payload(Box::<str>::from(arguments)))
+            Ok(None)
         }
-        _ => Ok(view::payload(Box::<str>::from(arguments))),
+        _ => Ok(None),
     }
 }
