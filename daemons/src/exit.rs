@@ -30,7 +30,7 @@ pub enum Exit {
     LostAbove = 10,
     /// Another process listens on the address already.
     AddressInUse = 11,
-    /// The task ended without a value: it raised, ran out of time, was cancelled or was lost.
+    /// The task ended without a value: it raised, ran out of time, was cancelled or was lost. Of a map: some calls did.
     TaskFailed = 12,
 }
 
@@ -50,7 +50,7 @@ Exit codes:
   9   Python is missing, too old, or does not start
   10  the endpoint was out of reach for too long
   11  another process listens on the address already
-  12  the task did not return a value";
+  12  the task, or a call of a map, did not return a value";
 }
 
 impl Exit {

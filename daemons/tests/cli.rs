@@ -137,6 +137,14 @@ impl Fabric {
     fn run(&self, arguments: &[&str]) -> Said {
         Said::new(self.command(arguments).output().expect("the program starts"))
     }
+
+    /// Runs a command that reads this.
+    fn run_with(&self, arguments: &[&str], input: &str) -> Said {
+        let path = self.desk.path("input");
+        fs::write(&path, input).expect("a file");
+        let input = fs::File::open(path).expect("a file");
+        Said::new(self.command(arguments).stdin(input).output().expect("the program starts"))
+    }
 }
 
 impl Drop for Fabric {
@@ -279,6 +287,89 @@ fn an_interrupt_cancels_the_task() {
     assert_eq!(said.exit, Some(Exit::TaskFailed as i32), "{}", said.aside);
     let shown = fabric.run(&["task", "show", "--json", &task]).json(Exit::Success);
     assert_eq!(shown["outcome"], "cancelled");
+}
+
+#[test]
+fn a_function_is_mapped_over_lines() {
+    let fabric = Fabric::start();
+    let lines = "[[1, 2]]\n\n{\"values\": [4], \"scale\": 2}\n[[]]\n[[3], 3]\n";
+    for chunk in [&[][..], &["--chunk", "1"], &["--chunk", "3"], &["--chunk", "65536"]] {
+        let said = fabric.run_with(&[&["map", "functions.py:mean"], chunk].concat(), lines);
+        assert!(
+            said.aside.contains("adding up") && said.aside.contains("ZeroDivisionError"),
+            "{}",
+            said.aside
+        );
+        assert!(
+            said.aside.contains("call 2: Traceback") && said.aside.ends_with("1 calls failed\n"),
+            "{}",
+            said.aside
+        );
+        let out = said.out(Exit::TaskFailed);
+        let rows: Vec<_> = out.lines().collect();
+        assert_eq!((rows.len(), rows[0], rows[1], rows[3]), (4, "1.5", "8.0", "9.0"), "{out}");
+        assert!(rows[2].starts_with("error: raised: RemoteExecutionError"), "{out}");
+    }
+    let said = fabric.run_with(&["map", "--json", "functions.py:mean"], lines).out(Exit::TaskFailed);
+    let rows: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&rows[3]["index"], &rows[3]["value"]), (&3.into(), &9.0.into()));
+    assert_eq!(
+        (&rows[2]["outcome"], &rows[2]["failure"]["code"]),
+        (&"raised".into(), &"RemoteExecutionError".into())
+    );
+
+    let native: String = (1..=3).map(|_| "[1, 2, 3]\n").collect();
+    let registered = fabric.run(&["function", "register", "functions.py", "--entry", "greet"]);
+    let function = registered.out(Exit::Success).trim_end().to_owned();
+    let greeted = fabric.run_with(&["map", "--function", &function, "--input", "-"], "you\n\"all of\\nyou\"");
+    assert_eq!(greeted.out(Exit::Success), "\"hello you\"\n\"hello all of\\nyou\"\n");
+    fs::write(fabric.desk.path("lines"), native).expect("a file");
+    let echoed = fabric.run(&["map", "--native", "echo", "--input", "lines", "--endpoint", "local"]);
+    assert_eq!(echoed.out(Exit::Success), "[1, 2, 3]\n".repeat(3));
+    assert_eq!(fabric.run_with(&["map", "functions.py:greet"], "\n \n").out(Exit::Success), "");
+}
+
+#[test]
+fn what_is_wrong_with_a_map_is_said_before_it_begins() {
+    let fabric = Fabric::start();
+    let cut = fabric.run_with(&["map", "functions.py:greet"], "1\n[2").aside(Exit::Usage);
+    assert!(cut.contains("line 2: not JSON"), "{cut}");
+    for chunk in ["0", "65537", "-1", "many"] {
+        let chunk = format!("--chunk={chunk}");
+        fabric.run_with(&["map", &chunk, "functions.py:greet"], "1").aside(Exit::Usage);
+    }
+    fabric.run_with(&["map"], "1").aside(Exit::Usage);
+    fabric.run_with(&["map", "functions.py:greet", "--input", "nowhere"], "1").aside(Exit::Usage);
+    let shell = fabric.run(&["function", "register", "--shell", "true"]).out(Exit::Success);
+    let shell = fabric.run_with(&["map", "--function", shell.trim_end()], "1").aside(Exit::Usage);
+    assert!(shell.contains("cannot be mapped") && shell.contains("funcx run"), "{shell}");
+    assert_eq!(fabric.run(&["task", "list", "--json"]).json(Exit::Success)["tasks"], serde_json::json!([]));
+}
+
+#[test]
+fn an_interrupt_cancels_the_chunks_of_a_map() {
+    let fabric = Fabric::start();
+    fs::write(fabric.desk.path("lines"), "[]\n".repeat(7)).expect("a file");
+    let mut run = fabric
+        .command(&["map", "functions.py:slow", "--chunk", "2", "--input", "lines"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    loop {
+        let page = fabric.run(&["task", "list", "--json"]).json(Exit::Success);
+        let tasks = page["tasks"].as_array().expect("tasks");
+        if tasks.iter().filter(|task| task["status"] == "running").count() == 2 {
+            assert_eq!(tasks.len(), 4);
+            break;
+        }
+        assert!(run.try_wait().expect("a status").is_none());
+    }
+    interrupt(&run, Signal::SIGINT);
+    let said = Said::new(run.wait_with_output().expect("output"));
+    assert!(said.aside.contains("cancelling the 7 calls"), "{}", said.aside);
+    let out = said.out(Exit::TaskFailed);
+    assert_eq!(out.lines().filter(|line| line.starts_with("error: cancelled: ")).count(), 7, "{out}");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //!
 //! | File | Holds |
 //! | --- | --- |
-//! | `token`, `function`, `run`, `task`, `endpoint`, `limits`, `bench`, `chaos`, `completions` | the sub-commands |
+//! | `token`, `function`, `run`, `map`, `task`, `endpoint`, `limits`, `bench`, `chaos`, `completions` | the sub-commands |
 //! | `timeline`, `cancel`, `purge` | what happened to a task; stopping and forgetting tasks |
 //! | `common` | what all of them take: where the service is, who asks, which form the answer has |
+//! | `lines` | lines of JSON as arguments of a function |
 //! | `words` | words of a command line as arguments of a function |
 //! | `source` | which function of a Python file is meant |
 //! | `ending` | how the end of a task is shown |
@@ -23,6 +24,8 @@ pub mod endpoint;
 pub mod function;
 mod hint;
 pub mod limits;
+mod lines;
+pub mod map;
 mod output;
 pub mod purge;
 pub mod run;
@@ -84,6 +87,8 @@ pub enum Command {
     Function(function::Command),
     /// Run a function on an endpoint and print what it returns
     Run(run::Options),
+    /// Call a function with each line of a file, many calls in one task
+    Map(map::Options),
     /// List, show and cancel tasks; print their results
     #[command(subcommand)]
     Task(task::Command),
@@ -130,6 +135,7 @@ pub async fn run(options: Options) -> Result<ExitCode> {
         Command::Token(command) => token::run(&common, command),
         Command::Function(command) => function::run(&common, command).await,
         Command::Run(options) => run::run(&common, options).await,
+        Command::Map(options) => map::run(&common, options).await,
         Command::Task(command) => task::run(&common, command).await,
         Command::Endpoint(command) => endpoint::run(&common, command).await,
         Command::Limits => limits::run(&common),

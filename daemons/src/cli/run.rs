@@ -4,8 +4,8 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use funcx_core::model::{FunctionId, FunctionKind};
-use funcx_net::client::{Call, Client, FunctionRegistration, TaskHandle, TaskView};
+use funcx_core::model::{FunctionId, FunctionKind, Shape};
+use funcx_net::client::{Call, CallOptions, Client, FunctionRegistration, TaskHandle, TaskView};
 use serde_json::json;
 
 use super::common::{Common, find_endpoint};
@@ -41,6 +41,20 @@ pub struct Options {
     /// Run a Rust function that the workers of the endpoint know
     #[arg(long, value_name = "NAME", group = "what")]
     pub native: Option<String>,
+    /// How hard, how soon and how long to try.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Print the id of the task and do not wait for it
+    #[arg(long)]
+    pub no_wait: bool,
+    /// FILE.py, or FILE.py:FUNCTION if there are several in it; then the arguments
+    #[arg(allow_negative_numbers = true, value_name = "FILE.py[:FUNCTION]] [ARGUMENTS")]
+    pub words: Vec<String>,
+}
+
+/// What a task asks for besides its function.
+#[derive(Debug, Clone, Args)]
+pub struct Limits {
     /// Longest time the task may run, such as `90 s` or `2 h`
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub walltime: Option<Duration>,
@@ -62,12 +76,15 @@ pub struct Options {
     /// Run even if the function was registered as memoized
     #[arg(long, conflicts_with = "memoize")]
     pub no_memoize: bool,
-    /// Print the id of the task and do not wait for it
-    #[arg(long)]
-    pub no_wait: bool,
-    /// FILE.py, or FILE.py:FUNCTION if there are several in it; then the arguments
-    #[arg(allow_negative_numbers = true, value_name = "FILE.py[:FUNCTION]] [ARGUMENTS")]
-    pub words: Vec<String>,
+}
+
+impl Limits {
+    pub(super) fn options(&self) -> CallOptions {
+        let Self { walltime, max_attempts, priority, ttl, deadline, memoize, no_memoize } = *self;
+        let shape = Shape { walltime, ..Shape::default() };
+        let memoize = (memoize || no_memoize).then_some(memoize);
+        CallOptions { shape, max_attempts, priority, ttl, deadline, memoize, ..CallOptions::default() }
+    }
 }
 
 /// A time with a unit.
@@ -89,22 +106,7 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
         Some(arguments) => arguments,
         None => words::arguments(kind, arguments)?,
     };
-    let mut call = Call::new(endpoint.endpoint_id, function, arguments).with_priority(options.priority);
-    if let Some(ttl) = options.ttl {
-        call = call.with_ttl(ttl);
-    }
-    if let Some(deadline) = options.deadline {
-        call = call.with_deadline(deadline);
-    }
-    if let Some(walltime) = options.walltime {
-        call = call.with_walltime(walltime);
-    }
-    if options.memoize || options.no_memoize {
-        call = call.with_memoize(options.memoize);
-    }
-    if let Some(attempts) = options.max_attempts {
-        call = call.with_max_attempts(attempts);
-    }
+    let call = Call::new(endpoint.endpoint_id, function, arguments).with_options(options.limits.options());
     let mut stop = Stop::new()?;
     let mut handle = common.patient_client()?.submit(call).await?;
     if options.no_wait {
@@ -120,21 +122,21 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
 }
 
 /// A function as the command line says it.
-enum What {
+pub(super) enum What {
     Registered(FunctionId),
     New(FunctionRegistration),
 }
 
 impl What {
     /// Its kind, if that is known without asking the service.
-    fn kind(&self) -> Option<FunctionKind> {
+    pub(super) fn kind(&self) -> Option<FunctionKind> {
         match self {
             Self::Registered(_) => None,
             Self::New(registration) => Some(registration.kind),
         }
     }
 
-    async fn resolve(self, client: &Client) -> Result<(FunctionId, FunctionKind)> {
+    pub(super) async fn resolve(self, client: &Client) -> Result<(FunctionId, FunctionKind)> {
         match self {
             Self::Registered(id) => Ok((id, client.function(id).await?.kind)),
             Self::New(registration) => {

@@ -24,6 +24,7 @@
 //! | [`Client`] | every route of the service; cheap to clone |
 //! | [`TaskHandle`] | one submitted call: its id, its outcome, a way to stop it |
 //! | [`Outcomes`] | the outcomes of a task group, for those who submit in bulk |
+//! | [`MapRun`] | many calls of one function, many in each task ([`Client::map`]) |
 //! | [`CallService`] | a client as a `tower::Service`, to put layers around |
 //!
 //! **Batches.** Calls are submitted as they come; those that come while a request is under way go together into the
@@ -36,10 +37,12 @@
 mod api;
 mod builder;
 mod call;
+mod chunks;
 mod dropped;
 mod event_parser;
 mod handle;
 mod lanes;
+mod map;
 mod outcomes;
 mod registration;
 mod requests;
@@ -52,8 +55,10 @@ mod value;
 
 pub use builder::ClientBuilder;
 pub use call::{Arguments, Call, CallOptions};
+pub use chunks::Chunk;
 pub use funcx_core::{Error, ErrorKind, Result};
 pub use handle::TaskHandle;
+pub use map::{CallFailure, CallResult, MapChunk, MapOptions, MapRun};
 pub use outcomes::Outcomes;
 pub use requests::Client;
 pub use retry::RetryPolicy;

@@ -55,6 +55,10 @@ impl Client {
         ClientBuilder::default()
     }
 
+    pub(super) fn api(&self) -> &Arc<Api> {
+        &self.0.api
+    }
+
     /// Address of the service.
     pub fn service(&self) -> &str {
         self.0.api.service()

@@ -5,6 +5,7 @@ use funcx_core::{Error, ErrorKind, Result};
 
 use super::api::{Api, Repeat};
 use super::call::{Arguments, CallTarget};
+use super::chunks::Part;
 use crate::http::wire::{Calls, SubmitAnswer, SubmitRequest};
 
 /// Bytes of calls that the service has not accepted yet, per client. Each call counts its arguments and one KiB.
@@ -38,24 +39,53 @@ pub(super) async fn submit(
     target: &CallTarget,
     arguments: Vec<Arguments>,
 ) -> Result<Vec<TaskId>> {
-    let CallTarget { endpoint, function, how } = target;
-    let arguments: Vec<_> = arguments.into_iter().map(Arguments::into_raw).collect();
     let count = arguments.len();
+    let calls = Calls {
+        function_id: target.function,
+        arguments: arguments.into_iter().map(Arguments::into_raw).collect(),
+        chunk: None,
+    };
+    post(api, group, target, vec![calls], count).await
+}
+
+/// As [`submit`], of calls that many at a time make a task; gives the ids of all `tasks`.
+pub(super) async fn submit_parts(
+    api: &Api,
+    group: TaskGroupId,
+    target: &CallTarget,
+    parts: Vec<Part>,
+    tasks: usize,
+) -> Result<Vec<TaskId>> {
+    let calls = parts.into_iter().map(|Part { chunk, arguments }| Calls {
+        function_id: target.function,
+        arguments: arguments.into_iter().map(Arguments::into_raw).collect(),
+        chunk: u32::try_from(chunk).ok(),
+    });
+    post(api, group, target, calls.collect(), tasks).await
+}
+
+async fn post(
+    api: &Api,
+    group: TaskGroupId,
+    target: &CallTarget,
+    calls: Vec<Calls>,
+    tasks: usize,
+) -> Result<Vec<TaskId>> {
+    let CallTarget { endpoint, function: _, how } = target;
     let request = SubmitRequest {
         endpoint_id: *endpoint,
         task_group_id: Some(group),
-        tasks: vec![Calls { function_id: *function, arguments, chunk: None }],
+        tasks: calls,
         memoize: how.memoize,
         how: how.resources(),
         options: (!how.worker.is_empty()).then(|| how.worker.clone()),
     };
     let repeat = if how.max_attempts == Some(1) { Repeat::Never } else { Repeat::IfRecognised };
     let answer: SubmitAnswer = api.post(OPERATION, "/v1/submit", &request, repeat).await?;
-    match <[_; 1]>::try_from(answer.task_ids) {
-        Ok([ids]) if ids.len() == count => Ok(ids),
-        _ => {
-            Err(Error::new(ErrorKind::Protocol, OPERATION, "the service does not give one id for each call")
-                .with_context("calls", count))
-        }
+    let ids: Vec<_> = answer.task_ids.into_iter().flatten().collect();
+    if ids.len() != tasks {
+        let message = "the service does not give one id for each task";
+        return Err(Error::new(ErrorKind::Protocol, OPERATION, message).with_context("tasks", tasks));
     }
+    Ok(ids)
 }

@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use funcx_core::conformance::task_store::MemoryStore;
 use funcx_core::contract::TaskStore;
-use funcx_core::model::{EndpointId, Failure, FunctionId, Outcome, OutcomeKind, Shape, TaskId, limit};
+use funcx_core::model::{EndpointId, Failure, FunctionId, Outcome, OutcomeKind, Shape, Task, TaskId, limit};
 use funcx_net::client::{
-    Arguments, Call, CallOptions, Client, ErrorKind, FunctionRegistration, RetryPolicy, Token,
+    Arguments, Call, CallOptions, Chunk, Client, ErrorKind, FunctionRegistration, MapOptions, RetryPolicy,
+    Token,
 };
 use funcx_net::http;
 use funcx_net::service::ServiceConfig;
 use futures::{StreamExt, future::join_all};
+use serde_json::value::RawValue;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tower::{Service, ServiceExt};
 
@@ -98,6 +100,134 @@ async fn calls_return_what_the_function_returns() {
     let tasks = join_all(handles).await;
     let values: Vec<u32> = tasks.into_iter().map(|task| task.unwrap().value().unwrap()).collect();
     assert_eq!(values, (0..calls).collect::<Vec<_>>());
+}
+
+/// What a worker gives for a chunk of numbers: each twice, but sevens fail.
+fn doubled(task: &Task) -> Outcome {
+    assert!(task.spec.map);
+    let numbers: Vec<u32> = serde_json::from_slice(&task.payload).unwrap();
+    let seven = |index: usize| (index.to_string(), Failure::new("Seven", "bad luck"));
+    let failures: BTreeMap<_, _> = numbers
+        .iter()
+        .enumerate()
+        .filter(|(_, number)| **number == 7)
+        .map(|(index, _)| seven(index))
+        .collect();
+    let values: Vec<_> = numbers.iter().map(|number| (*number != 7).then_some(number * 2)).collect();
+    Outcome::returned(task, serde_json::json!({ "values": values, "failures": failures }).to_string())
+}
+
+fn numbers(count: u32) -> Vec<Arguments> {
+    (0..count).map(|number| Arguments::value(&number).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_map_gives_the_result_of_each_call_in_order() {
+    let people = People::new().await;
+    let (_site, client, mut bench, endpoint, function) = scene(&people, 4).await;
+    for (chunk, sizes) in
+        [(Chunk::Auto, vec![1; 10]), (Chunk::Fixed(4), vec![4, 4, 2]), (Chunk::Fixed(100), vec![10])]
+    {
+        let options = MapOptions { chunk, ..MapOptions::default() };
+        let run = client.map(endpoint, function, numbers(10), options).await.unwrap();
+        assert_eq!((run.tasks_left(), run.calls_left()), (sizes.len(), 10));
+        let work = async {
+            let mut waiting = Vec::new();
+            for left in (0..sizes.len()).rev() {
+                waiting.push(bench.next().await);
+                // As far as there are slots, the last comes first.
+                if waiting.len() == 4 || left == 0 {
+                    waiting.drain(..).rev().for_each(|task| bench.finish(doubled(&task)));
+                }
+            }
+        };
+        let (results, ()) = tokio::join!(run.results().collect::<Vec<_>>(), work);
+        for (number, result) in results.into_iter().enumerate() {
+            match result.unwrap() {
+                Ok(value) => assert_eq!(value.get(), (number * 2).to_string()),
+                Err(error) => {
+                    assert_eq!((number, error.outcome), (7, OutcomeKind::Raised));
+                    assert!(error.to_string().contains("bad luck"), "{error}");
+                }
+            }
+        }
+    }
+    let mut nothing = client.map(endpoint, function, Vec::new(), MapOptions::default()).await.unwrap();
+    assert!(nothing.next_chunk().await.is_none());
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_calls_fit_into_requests_without_anybody_noticing() {
+    let people = People::new().await;
+    let (_site, client, mut bench, endpoint, function) = scene(&people, 4).await;
+    let count = 100_000;
+    // Each a hundred bytes, so that there are several requests.
+    let arguments =
+        (0..count).map(|number| Arguments::raw(RawValue::from_string(format!("{number:>100}")).unwrap()));
+    let arguments = arguments.map(Result::unwrap).collect();
+    let options = MapOptions { chunk: Chunk::Fixed(1000), ..MapOptions::default() };
+    let run = client.map(endpoint, function, arguments, options).await.unwrap();
+    let tasks = run.tasks_left();
+    let work = async {
+        for _ in 0..tasks {
+            let task = bench.next().await;
+            bench.finish(doubled(&task));
+        }
+    };
+    let (results, ()) = tokio::join!(run.results().collect::<Vec<_>>(), work);
+    assert_eq!((tasks, results.len()), (100, count));
+    for (number, result) in results.into_iter().enumerate().filter(|(number, _)| *number != 7) {
+        assert_eq!(result.unwrap().unwrap().get(), (number * 2).to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_has_no_value_fails_each_of_its_calls() {
+    let people = People::new().await;
+    let (_site, client, mut bench, endpoint, function) = scene(&people, 4).await;
+    let options = MapOptions { chunk: Chunk::Fixed(2), ..MapOptions::default() };
+    let mut run = client.map(endpoint, function, numbers(6), options).await.unwrap();
+    let tasks = [bench.next().await, bench.next().await, bench.next().await];
+    bench.finish(Outcome::failed(
+        &tasks[0],
+        OutcomeKind::Raised,
+        &Failure::new("NoSuchFunction", "not here"),
+    ));
+    bench.finish(Outcome::returned(&tasks[1], r#"{"values": [1], "failures": {}}"#));
+    for (first, code) in [(0, "NoSuchFunction"), (2, "MalformedMapValue")] {
+        let chunk = run.next_chunk().await.unwrap().unwrap();
+        assert_eq!((chunk.first, chunk.results.len()), (first, 2));
+        for result in chunk.results {
+            let error = result.unwrap_err();
+            assert_eq!((error.outcome, error.failure.code.as_str()), (OutcomeKind::Raised, code));
+        }
+    }
+    run.cancel().await.unwrap();
+    let cancelled = Failure::new("Cancelled", "as you wished");
+    bench.finish(Outcome::failed(&tasks[2], OutcomeKind::Cancelled, &cancelled));
+    let chunk = run.next_chunk().await.unwrap().unwrap();
+    assert!(
+        chunk.results.iter().all(|result| result.as_ref().unwrap_err().outcome == OutcomeKind::Cancelled)
+    );
+    assert!(run.next_chunk().await.is_none());
+}
+
+#[tokio::test]
+async fn chunks_that_no_service_takes_are_refused_with_a_way_out() {
+    let people = People::new().await;
+    let (_site, client, _bench, endpoint, function) = scene(&people, 4).await;
+    let shell = client.register(&FunctionRegistration::shell("s", "true")).await.unwrap().function_id;
+    for (function, calls, kind, words) in [
+        (function, 0, ErrorKind::InvalidInput, "1 to 65536"),
+        (function, limit::MAX_CHUNK_CALLS + 1, ErrorKind::InvalidInput, "1 to 65536"),
+        (shell, 2, ErrorKind::InvalidInput, "a command cannot be mapped"),
+    ] {
+        let options = MapOptions { chunk: Chunk::Fixed(calls), ..MapOptions::default() };
+        let arguments = vec![Arguments::raw(RawValue::from_string("{}".to_owned()).unwrap()).unwrap(); 3];
+        let error = client.map(endpoint, function, arguments, options).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,256 @@
+//! Many calls of one function, many of them in each task.
+
+use std::{collections::VecDeque, fmt, sync::Arc};
+
+use funcx_core::Result;
+use funcx_core::model::{EndpointId, FunctionId, IdMap, MapValue, OutcomeKind, TaskGroupId, TaskId};
+use futures::{Stream, StreamExt, stream};
+use serde_json::value::RawValue;
+
+use super::api::Api;
+use super::builder::new_group;
+use super::call::CallTarget;
+use super::chunks::{Cut, next_request};
+use super::submission::submit_parts;
+use super::{Arguments, CallOptions, Chunk, Client, FailureView, Outcomes, TaskView};
+
+/// Bytes of results that are kept because an earlier chunk has not ended. Others are asked for again when it is their turn.
+const EARLY_BYTES: usize = 64 << 20;
+
+/// How a function is mapped.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct MapOptions {
+    /// Calls in one task.
+    pub chunk: Chunk,
+    /// What each task asks for. Walltime, attempts and times hold for all its calls together.
+    pub call: CallOptions,
+}
+
+/// What became of one call: its value, as JSON (a string with the serialized value for globus-compute functions).
+pub type CallResult = std::result::Result<Box<RawValue>, CallFailure>;
+
+/// Why a call has no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFailure {
+    /// `Raised` if it failed alone; otherwise, and if its function cannot be called at all, how its task ended.
+    pub outcome: OutcomeKind,
+    /// The reason.
+    pub failure: FailureView,
+}
+
+impl fmt::Display for CallFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.outcome, self.failure.code, self.failure.message)
+    }
+}
+
+impl std::error::Error for CallFailure {}
+
+/// One task of a map that has ended.
+#[derive(Debug)]
+pub struct MapChunk {
+    /// Place of its first call among all calls.
+    pub first: usize,
+    /// What became of its calls, in order.
+    pub results: Vec<CallResult>,
+    /// The task: what it wrote, where and when it ran. Its `result` has moved into `results`.
+    pub task: TaskView,
+}
+
+/// The calls of [`Client::map`], on their way.
+///
+/// **Cancellation.** Dropping it stops nothing; [`MapRun::cancel`] does.
+pub struct MapRun {
+    client: Client,
+    group: TaskGroupId,
+    /// Tasks without a told end, and the calls of each, in order.
+    left: VecDeque<(TaskId, usize)>,
+    /// Calls whose results were told.
+    told: usize,
+    outcomes: Outcomes,
+    /// Tasks that ended before their turn; `None` if the outcome is to be asked for again.
+    early: IdMap<TaskId, Option<TaskView>>,
+    early_bytes: usize,
+}
+
+impl Client {
+    /// Calls a function with each of many arguments, many calls in one task: for short calls, of which a task of their own
+    /// would cost more than they do. All are durable when this resolves, in as few requests as they fit into. Python,
+    /// native and globus-compute functions can be mapped, commands cannot.
+    ///
+    /// A call that fails does so alone. A task that is cancelled, lost or out of time takes all its calls with it; those of a
+    /// lost task that is attempted again run again, all of them.
+    ///
+    /// # Errors
+    /// Those of all methods, and `InvalidInput` or `LimitExceeded` if the chunk is too small or too large. What was accepted
+    /// before the error is cancelled.
+    pub async fn map(
+        &self,
+        endpoint: EndpointId,
+        function: FunctionId,
+        arguments: Vec<Arguments>,
+        options: MapOptions,
+    ) -> Result<MapRun> {
+        let workers = match options.chunk {
+            Chunk::Auto => self.endpoint(endpoint).await?.workers,
+            Chunk::Fixed(_) => 0,
+        };
+        let cut = Cut::new(options.chunk, arguments.len(), workers)?;
+        let target = CallTarget { endpoint, function, how: options.call };
+        let group = new_group()?;
+        let mut left = VecDeque::new();
+        if let Err(error) = submit_all(self.api(), group, &target, arguments, cut, &mut left).await {
+            if !left.is_empty()
+                && let Err(error) = self.cancel_group(group).await
+            {
+                tracing::warn!(%group, %error, "cannot cancel what was accepted of a map");
+            }
+            return Err(error);
+        }
+        Ok(MapRun {
+            client: self.clone(),
+            group,
+            left,
+            told: 0,
+            outcomes: self.outcomes(group, None),
+            early: IdMap::default(),
+            early_bytes: 0,
+        })
+    }
+}
+
+async fn submit_all(
+    api: &Arc<Api>,
+    group: TaskGroupId,
+    target: &CallTarget,
+    arguments: Vec<Arguments>,
+    cut: Cut,
+    accepted: &mut VecDeque<(TaskId, usize)>,
+) -> Result<()> {
+    let mut arguments = arguments.into_iter().peekable();
+    while arguments.peek().is_some() {
+        let request = next_request(&mut arguments, cut)?;
+        let ids = submit_parts(api, group, target, request.parts, request.tasks.len()).await?;
+        accepted.extend(ids.into_iter().zip(request.tasks));
+    }
+    Ok(())
+}
+
+impl MapRun {
+    /// The group that holds the tasks of this map and no others.
+    pub fn group(&self) -> TaskGroupId {
+        self.group
+    }
+
+    /// Calls whose results were not told yet.
+    pub fn calls_left(&self) -> usize {
+        self.left.iter().map(|(_, calls)| calls).sum()
+    }
+
+    /// Tasks whose results were not told yet.
+    pub fn tasks_left(&self) -> usize {
+        self.left.len()
+    }
+
+    /// Stops all tasks, wherever they are. Their ends still come.
+    ///
+    /// # Errors
+    /// Those of all methods of [`Client`].
+    pub async fn cancel(&self) -> Result<()> {
+        self.client.cancel_group(self.group).await.map(drop)
+    }
+
+    /// The results of the next task, in the order of the arguments; `None` when all were told.
+    ///
+    /// **Cancellation.** Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Those of [`Outcomes`], after which this may be called again.
+    pub async fn next_chunk(&mut self) -> Option<Result<MapChunk>> {
+        let (id, calls) = *self.left.front()?;
+        Some(self.outcome(id).await.map(|mut task| {
+            self.left.pop_front();
+            let first = self.told;
+            self.told += calls;
+            MapChunk { first, results: results(&mut task, calls), task }
+        }))
+    }
+
+    /// The result of each call, in the order of the arguments. After an `Err` the stream can be polled on.
+    pub fn results(self) -> impl Stream<Item = Result<CallResult>> + Send {
+        let chunks = stream::unfold(self, |mut run| async move {
+            let chunk = run.next_chunk().await?;
+            Some((chunk, run))
+        });
+        chunks.flat_map(|chunk| {
+            stream::iter(match chunk {
+                Ok(chunk) => chunk.results.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            })
+        })
+    }
+
+    async fn outcome(&mut self, id: TaskId) -> Result<TaskView> {
+        loop {
+            if self.early.get(&id).is_some_and(Option::is_none) {
+                let task = self.client.task(id).await?;
+                self.early.remove(&id);
+                return Ok(task);
+            }
+            if let Some(task) = self.early.remove(&id).flatten() {
+                self.early_bytes -= size(&task);
+                return Ok(task);
+            }
+            let Some(outcome) = self.outcomes.next().await else { continue };
+            let task = outcome?;
+            if task.task_id == id {
+                return Ok(task);
+            }
+            let bytes = size(&task);
+            let keeps = self.early_bytes + bytes <= EARLY_BYTES;
+            self.early_bytes += if keeps { bytes } else { 0 };
+            self.early.insert(task.task_id, keeps.then_some(task));
+        }
+    }
+}
+
+impl fmt::Debug for MapRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapRun")
+            .field("group", &self.group)
+            .field("tasks_left", &self.tasks_left())
+            .finish_non_exhaustive()
+    }
+}
+
+fn size(task: &TaskView) -> usize {
+    task.result.as_ref().map_or(0, |result| result.get().len()) + task.stdout.len() + task.stderr.len()
+}
+
+/// What became of the calls of a task.
+fn results(task: &mut TaskView, calls: usize) -> Vec<CallResult> {
+    let value = task.result.take().map(|result| serde_json::from_str::<MapValue>(result.get()));
+    let (outcome, failure) = match (task.outcome, value) {
+        (Some(OutcomeKind::Returned), Some(Ok(value))) if value.values.len() == calls => {
+            return value.into_results().map(|result| result.map_err(raised)).collect();
+        }
+        (Some(outcome), _) if outcome != OutcomeKind::Returned => (
+            outcome,
+            task.failure.clone().unwrap_or_else(|| failure(outcome.as_str(), "no reason was given")),
+        ),
+        _ => {
+            let message = format!("the worker did not say of each of {calls} calls what became of it");
+            (OutcomeKind::Raised, failure("MalformedMapValue", &message))
+        }
+    };
+    vec![Err(CallFailure { outcome, failure }); calls]
+}
+
+fn raised(failure: funcx_core::model::Failure) -> CallFailure {
+    let funcx_core::model::Failure { code, message, traceback } = failure;
+    CallFailure { outcome: OutcomeKind::Raised, failure: FailureView { code, message, traceback } }
+}
+
+fn failure(code: &str, message: &str) -> FailureView {
+    FailureView { code: code.to_owned(), message: message.to_owned(), traceback: String::new() }
+}
