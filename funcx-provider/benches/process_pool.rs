@@ -4,6 +4,9 @@
 //!
 //! The floor is a bare Python loop over a Unix socket with buffered frames: unpickle the arguments, call, pickle the
 //! value. Floor and pool take turns, so that both see the same machine; figures are medians over the rounds.
+//!
+//! A map is many calls in one task; its floor is a Python loop that calls the function and keeps the values, with nothing
+//! to read or write.
 
 use std::{
     collections::VecDeque,
@@ -27,6 +30,9 @@ use tokio::{
 const ROUNDS: usize = 5;
 const TASKS: usize = 200_000;
 const COMMANDS: usize = 1000;
+/// Calls in one task of a map, and about how many calls are made with each.
+const CHUNKS: [usize; 7] = [1, 4, 16, 64, 256, 1024, 4096];
+const MAP_CALLS: usize = 4_000_000;
 const ROUND_TRIPS: usize = 2000;
 
 const NOOP: &str = "def f():\n    return None";
@@ -56,6 +62,29 @@ while True:
     rest = data[position:]
     connection.sendall(b"".join(replies))
 "#;
+
+const BARE_CALLS: &str = r#"
+import sys, time
+def f():
+    return None
+def run(calls):
+    values = []
+    add = values.append
+    for args, kwargs in calls:
+        add(f(*args, **kwargs))
+    return values
+calls = [((), {})] * 4096
+begin = time.perf_counter()
+for _ in range(1000):
+    run(calls)
+print(4096 * 1000 / (time.perf_counter() - begin))
+"#;
+
+/// Calls per second that Python makes in a loop.
+fn bare_calls() -> f64 {
+    let output = Command::new("python3").args(["-c", BARE_CALLS]).output().expect("python3 is in PATH");
+    String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+}
 
 /// Calls per second of the bare loop.
 fn bare_loop() -> f64 {
@@ -170,6 +199,28 @@ fn processor_time() -> Duration {
     Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
 }
 
+/// Calls per second of a pool that maps a no-op over chunks, whose elements are this text.
+async fn map_rate(workers: u32, chunk: usize, element: &str) -> f64 {
+    let mut pool = Pool::start(workers).await;
+    let function = Function::python("f", "def f(*args):\n    return None");
+    let mut spec = TaskSpec::new(Arc::new(function), IdentityId::from_u128(1));
+    spec.map = true;
+    let (spec, payload) = (Arc::new(spec), format!("[{}]", vec![element; chunk].join(",")));
+    let payload = bytes::Bytes::from(payload);
+    let count = (MAP_CALLS / chunk).min(TASKS);
+    let tasks = |first: usize, count: usize| {
+        let task = |id| Task::new(TaskId::from_u128(id as u128), Arc::clone(&spec), payload.clone());
+        (first..first + count).map(task).collect::<VecDeque<_>>()
+    };
+    pool.run(tasks(0, 100)).await;
+    let all = tasks(100, count);
+    let begin = Instant::now();
+    pool.run(all).await;
+    let rate = (count * chunk) as f64 / begin.elapsed().as_secs_f64();
+    pool.pool.drain().await;
+    rate
+}
+
 async fn shell_rate(workers: u32) -> f64 {
     let mut pool = Pool::start(workers).await;
     let rate = pool.tasks_per_second(Function::shell("true"), COMMANDS).await;
@@ -249,6 +300,22 @@ fn main() {
     println!("  pool of 2 workers  {:>10.0}   {:.2} of the bare loop", median(&column(2)), ratio(2));
 
     println!("  processor time of the manager: {:?} per task", median(&costs));
+
+    let loops: Vec<_> = (0..ROUNDS).map(|_| bare_calls()).collect();
+    println!("mapped no-op calls/s, medians of 3 rounds; a Python loop makes {:.0}", median(&loops));
+    for (name, element) in [("no arguments", "{}"), ("an argument", r#"{"args":[1]}"#)] {
+        for chunk in CHUNKS {
+            let rates = [1, 2].map(|workers| {
+                let rates: Vec<_> =
+                    (0..3).map(|_| runtime.block_on(map_rate(workers, chunk, element))).collect();
+                median(&rates)
+            });
+            println!(
+                "  {name}, {chunk:>4} in a task   1 worker {:>9.0}   2 workers {:>9.0}",
+                rates[0], rates[1]
+            );
+        }
+    }
 
     for workers in [1, 2] {
         let rates: Vec<_> = (0..ROUNDS).map(|_| runtime.block_on(shell_rate(workers))).collect();

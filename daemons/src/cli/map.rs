@@ -158,7 +158,11 @@ fn show(output: Output, chunk: &MapChunk) -> Result<usize> {
 fn line(result: &CallResult) -> Result<String> {
     Ok(match result {
         Ok(value) => one_line(value)?,
-        Err(error) => format!("error: {}", error.to_string().replace('\n', " ")),
+        Err(error) => {
+            // Where user code has raised, the last line of its traceback says it best.
+            let said = error.failure.traceback.lines().next_back().map(str::to_owned);
+            format!("error: {}", said.unwrap_or_else(|| error.to_string().replace('\n', " ")))
+        }
     })
 }
 
