@@ -1,6 +1,6 @@
 //! What the process pool costs over the least that a Python process could do, and how long processes take.
 //!
-//!     cargo bench -p funcx-provider --bench process_pool
+//!     cargo bench -p funcx-provider --bench process_pool [-- map]
 //!
 //! The floor is a bare Python loop over a Unix socket with buffered frames: unpickle the arguments, call, pickle the
 //! value. Floor and pool take turns, so that both see the same machine; figures are medians over the rounds.
@@ -32,7 +32,7 @@ const TASKS: usize = 200_000;
 const COMMANDS: usize = 1000;
 /// Calls in one task of a map, and about how many calls are made with each.
 const CHUNKS: [usize; 7] = [1, 4, 16, 64, 256, 1024, 4096];
-const MAP_CALLS: usize = 4_000_000;
+const MAP_CALLS: usize = 2_000_000;
 const ROUND_TRIPS: usize = 2000;
 
 const NOOP: &str = "def f():\n    return None";
@@ -207,7 +207,7 @@ async fn map_rate(workers: u32, chunk: usize, element: &str) -> f64 {
     spec.map = true;
     let (spec, payload) = (Arc::new(spec), format!("[{}]", vec![element; chunk].join(",")));
     let payload = bytes::Bytes::from(payload);
-    let count = (MAP_CALLS / chunk).min(TASKS);
+    let count = (MAP_CALLS / chunk).min(TASKS / 4);
     let tasks = |first: usize, count: usize| {
         let task = |id| Task::new(TaskId::from_u128(id as u128), Arc::clone(&spec), payload.clone());
         (first..first + count).map(task).collect::<VecDeque<_>>()
@@ -278,12 +278,33 @@ fn percentile<T: Copy + PartialOrd>(values: &[T], percent: usize) -> T {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
+fn map_rates(runtime: &Runtime) {
+    let loops: Vec<_> = (0..ROUNDS).map(|_| bare_calls()).collect();
+    println!("mapped no-op calls/s, medians of 3 rounds; a Python loop makes {:.0}", median(&loops));
+    for (name, element) in [("no arguments", "{}"), ("an argument", r#"{"args":[1]}"#)] {
+        for chunk in CHUNKS {
+            let rates = [1, 2].map(|workers| {
+                let rates: Vec<_> =
+                    (0..3).map(|_| runtime.block_on(map_rate(workers, chunk, element))).collect();
+                median(&rates)
+            });
+            println!(
+                "  {name}, {chunk:>4} in a task   1 worker {:>9.0}   2 workers {:>9.0}",
+                rates[0], rates[1]
+            );
+        }
+    }
+}
+
 fn main() {
     // `cargo test --benches` runs this too and wants it to be short; it has nothing to check.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
     let runtime = Runtime::new().expect("a runtime");
+    if std::env::args().any(|argument| argument == "map") {
+        return map_rates(&runtime);
+    }
     let mut costs = Vec::new();
     let mut pool_rate = |workers| {
         let (rate, cost) = runtime.block_on(pool_rate(workers));
@@ -301,21 +322,7 @@ fn main() {
 
     println!("  processor time of the manager: {:?} per task", median(&costs));
 
-    let loops: Vec<_> = (0..ROUNDS).map(|_| bare_calls()).collect();
-    println!("mapped no-op calls/s, medians of 3 rounds; a Python loop makes {:.0}", median(&loops));
-    for (name, element) in [("no arguments", "{}"), ("an argument", r#"{"args":[1]}"#)] {
-        for chunk in CHUNKS {
-            let rates = [1, 2].map(|workers| {
-                let rates: Vec<_> =
-                    (0..3).map(|_| runtime.block_on(map_rate(workers, chunk, element))).collect();
-                median(&rates)
-            });
-            println!(
-                "  {name}, {chunk:>4} in a task   1 worker {:>9.0}   2 workers {:>9.0}",
-                rates[0], rates[1]
-            );
-        }
-    }
+    map_rates(&runtime);
 
     for workers in [1, 2] {
         let rates: Vec<_> = (0..ROUNDS).map(|_| runtime.block_on(shell_rate(workers))).collect();

@@ -827,6 +827,8 @@ class Worker:
         self.functions = {}
         # Function index -> how many of its next runs must not keep finished outcomes waiting.
         self.wary = {}
+        # Functions that were mapped before.
+        self.mapped = set()
         self.outcome_heads, self.outcome_bodies, self.buffered_bytes = [], [], 0
         self.flush_at = 0
         # Heads of the tasks of the current frame that have not begun, and whether the manager has the later ones back.
@@ -885,10 +887,12 @@ class Worker:
         load_and_call.element_caller = lambda task_id, serializers: load().element_caller(task_id, serializers)
         self.functions[index] = load_and_call
         self.wary[index] = 1
+        self.mapped.discard(index)
 
     def drop_function(self, index):
         self.functions.pop(index, None)
         self.wary.pop(index, None)
+        self.mapped.discard(index)
         linecache.cache.pop(source_filename(index), None)
         sys.modules.pop(module_name(index), None)
 
@@ -915,7 +919,7 @@ class Worker:
             payload_end = options_end + payload_size
             if payload_end > body_end:
                 raise ProtocolError("a task frame shorter than it says")
-            if flags or index in wary:
+            if index in wary or flags and self.flushes_first(flags, index):
                 started, flush_at, buffered_bytes = self.flush(tag if flags & ANNOUNCE else None)
             try:
                 call, payload = function_of(index, unknown_function), body[options_end:payload_end]
@@ -956,6 +960,14 @@ class Worker:
         self.buffered_bytes = buffered_bytes
         if position != body_end and not self.gave_back:
             raise ProtocolError("a task frame longer than it says")
+
+    def flushes_first(self, flags, index):
+        """Whether finished outcomes must not wait for a task with flags: of maps only where nothing is known of them yet."""
+        if flags != MAP:
+            return True
+        is_new = index not in self.mapped
+        self.mapped.add(index)
+        return is_new
 
     def give_back(self, _signal, frame):
         """SIGURG: a task runs for long; the manager may have all others that it has sent.

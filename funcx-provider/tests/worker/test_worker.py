@@ -724,6 +724,27 @@ class Map(WorkerTest):
         connection.send(frame("R"), tasks_frame(Task(4, payload=b"[{}]", flags=MAP)))
         self.assertEqual(connection.outcome().value, {"values": [None], "failures": {}})
 
+    def test_outcomes_of_quick_maps_travel_together(self):
+        connection = self.start_with("def f(): return 1")
+        connection.run(payload=b"[{}]", flags=MAP)
+        connection.send(tasks_frame(*(Task(tag, payload=b"[{}]", flags=MAP) for tag in range(100))))
+        frames = []
+        while sum(frames) < 100:
+            kind, body = connection.receive()
+            self.assertEqual(kind, "O")
+            frames.append(len(unpack_outcomes(body)))
+        self.assertLess(len(frames), 20)
+
+    def test_an_outcome_does_not_wait_for_the_first_map(self):
+        fifo = self.fifo()
+        connection = self.start_with(f"def f(wait=False):\n    if wait: open({fifo!r}).read()")
+        connection.run()
+        connection.run()
+        connection.send(tasks_frame(Task(1), Task(2, payload=map_payload({"args": [True]}), flags=MAP)))
+        self.assertEqual(connection.outcome().tag, 1)
+        open(fifo, "w").close()
+        self.assertEqual(connection.outcome().tag, 2)
+
     def test_serialized_functions(self):
         connection = self.start()
         source = 'import os\ndef f(n):\n    if n: return n, os.environ["GC_TASK_UUID"]\n    raise ValueError("oh")\n'
