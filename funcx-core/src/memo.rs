@@ -1,13 +1,14 @@
 //! Values of calls, found again by what was called: which calls are equal, and a bounded memory of their values.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use lru::LruCache;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
 use crate::model::{Memoize, Outcome, OutcomeKind, TaskSpec};
-
-/// How the value of a map begins of which every call has returned.
-const MAP_WITHOUT_FAILURES: &[u8] = br#"{"failures":{},"#;
 
 /// What equal calls have in common: SHA-256 over who may share the value, the function's hash, whether it is mapped,
 /// options, container and arguments.
@@ -47,8 +48,16 @@ impl MemoKey {
 
 /// The value that an outcome leaves for equal calls: what a task returned, if it is a `map` only if none of its calls failed.
 pub fn lasting_value(map: bool, outcome: &Outcome) -> Option<&Bytes> {
-    let whole = !map || outcome.payload.starts_with(MAP_WITHOUT_FAILURES);
-    (outcome.kind == OutcomeKind::Returned && whole).then_some(&outcome.payload)
+    let lasts = outcome.kind == OutcomeKind::Returned && (!map || has_no_failures(&outcome.payload));
+    lasts.then_some(&outcome.payload)
+}
+
+fn has_no_failures(map_value: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Failures {
+        failures: BTreeMap<String, IgnoredAny>,
+    }
+    serde_json::from_slice::<Failures>(map_value).is_ok_and(|value| value.failures.is_empty())
 }
 
 /// Values by key, bounded in bytes; those that nobody has asked for the longest go first.
@@ -149,10 +158,10 @@ mod tests {
             let task = Task::new(TaskId::from_u128(1), Arc::clone(spec), "");
             lasting_value(spec.map, &Outcome::returned(&task, value.to_owned())).is_some()
         };
-        assert!(lasting(&single, "1") && lasting(&map, r#"{"failures":{},"values":[1]}"#));
+        assert!(lasting(&single, "1") && lasting(&map, r#"{"values":[1],"failures":{}}"#));
         assert!(!lasting(
             &map,
-            r#"{"failures":{"0":{"code":"E","message":"","traceback":""}},"values":[null]}"#
+            r#"{"values":[null],"failures":{"0":{"code":"E","message":"","traceback":""}}}"#
         ));
         let task = Task::new(TaskId::from_u128(1), Arc::clone(&single), "");
         let failed = Outcome::failed(&task, OutcomeKind::Raised, &Failure::new("E", "no"));
