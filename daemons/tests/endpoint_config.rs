@@ -41,8 +41,15 @@ fn the_default_file_says_the_defaults_and_explains_every_key() {
             let bare = line.trim_start();
             let is_option =
                 bare.strip_prefix("# ").and_then(|rest| rest.split_once(": ")).is_some_and(|(key, _)| {
-                    ["display_name", "max_workers_per_node", "walltime", "listen", "worker_command"]
-                        .contains(&key)
+                    [
+                        "display_name",
+                        "max_workers_per_node",
+                        "prefetch",
+                        "walltime",
+                        "listen",
+                        "worker_command",
+                    ]
+                    .contains(&key)
                 });
             let indent = &line[..line.len() - bare.len()];
             if is_option { format!("{indent}{}\n", &bare[2..]) } else { format!("{line}\n") }
@@ -51,6 +58,7 @@ fn the_default_file_says_the_defaults_and_explains_every_key() {
     let config = parse(&switched_on);
     assert_eq!(config.display_name.as_deref(), Some("my laptop"));
     assert_eq!(config.engine.max_workers_per_node.map(u32::from), Some(4));
+    assert_eq!(config.engine.prefetch, Some(64));
     assert_eq!(config.engine.provider.walltime, Some(Duration::from_secs(3600)));
     assert_eq!(config.listen.map(|address| address.to_string()).as_deref(), Some("tcp:127.0.0.1:0"));
     assert_eq!(config.worker_command, ["/path/to/my-worker"]);
@@ -295,6 +303,18 @@ fn what_globus_compute_has_and_we_do_not_is_refused_as_such() {
         (
             "engine: {provider: {launcher: {type: SrunLauncher}}}",
             "line 1: engine.provider.launcher.type SrunLauncher is not supported yet; SingleNodeLauncher and SimpleLauncher are",
+        ),
+        (
+            "engine: {prefetch: 65537}",
+            "line 1: engine.prefetch must be a whole number from 0 (none ahead) to 65536, not the number `65537`",
+        ),
+        (
+            "engine: {prefetch_capacity: -1}",
+            "line 1: engine.prefetch_capacity must be a whole number from 0 (none ahead) to 65536, not the number `-1`",
+        ),
+        (
+            "engine: {prefetch: 1, prefetch_capacity: 1}",
+            "line 1: engine.prefetch_capacity and `prefetch` say the same thing; leave one out",
         ),
         (
             "engine: {container_type: docker}",

@@ -70,6 +70,7 @@ impl Site {
             journal: false,
             retries: true,
             queue_tasks: 0,
+            prefetch: None,
             sent: Hop::EndpointSent,
             returned: None,
             software: "test".to_owned(),

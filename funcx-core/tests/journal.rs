@@ -28,6 +28,7 @@ fn node(uplink: Option<UplinkIdentity>) -> Node {
         limits: DispatcherLimits::default(),
         lease_grace: None,
         queue_tasks: 0,
+        prefetch: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "test".to_owned(),

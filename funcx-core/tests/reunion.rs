@@ -41,6 +41,7 @@ fn node(uplink: Option<UplinkIdentity>, lane_tasks: usize) -> Node {
         journal: false,
         retries: true,
         queue_tasks: 8,
+        prefetch: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "test".to_owned(),

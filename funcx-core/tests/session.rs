@@ -37,6 +37,7 @@ fn config(uplink: Option<(u128, u64)>) -> NodeConfig {
         journal: false,
         retries: true,
         queue_tasks: 0,
+        prefetch: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "funcx/test".to_owned(),
@@ -376,4 +377,26 @@ fn draining_finishes_what_is_here_and_then_leaves() {
     let last = outputs(&mut pair.lower);
     assert_eq!(said(&last), ["Goodbye"]);
     assert_eq!(last.last(), Some(&NodeOutput::Drained));
+}
+
+#[test]
+fn a_fixed_prefetch_takes_the_place_of_what_executors_ask_for() {
+    for (prefetch, expected) in [(None, (4, 9)), (Some(0), (4, 0)), (Some(64), (4, 64))] {
+        let mut pair = Pair::new();
+        let mut node = Node::new(NodeConfig { prefetch, ..config(Some((1, 77))) });
+        let lane = node.open_lane();
+        pair.executor = node.attach_executor(lane, Capacity { slots: 4, prefetch: 9 });
+        pair.lower = node;
+        pair.connect(at(0));
+        let advertised = |pair: &Pair| {
+            let peer = pair.upper.peers().next().unwrap();
+            (peer.capacity.slots, peer.capacity.prefetch)
+        };
+        assert_eq!(advertised(&pair), expected);
+        // Whoever can run nothing takes nothing ahead either.
+        let nothing = ExecutorEvent::Capacity(Capacity::default());
+        pair.lower.handle_executor(pair.executor, nothing, at(1));
+        pair.settle(at(1));
+        assert_eq!(advertised(&pair), (0, 0));
+    }
 }

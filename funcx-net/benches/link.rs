@@ -72,6 +72,7 @@ fn config(uplink: bool) -> NodeConfig {
         journal: false,
         retries: true,
         queue_tasks: 0,
+        prefetch: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "bench".to_owned(),

@@ -67,6 +67,8 @@ pub struct EngineConfig {
     pub kind: EngineKind,
     /// Worker processes per node; one per core if `None`.
     pub max_workers_per_node: Option<NonZeroU32>,
+    /// Tasks that may wait at each manager besides those that run; each manager chooses by how long tasks take if `None`.
+    pub prefetch: Option<u32>,
     /// Directory that tasks start in; relative to the endpoint's directory.
     pub working_dir: PathBuf,
     /// Time between two heartbeats on the link to a manager.
@@ -168,6 +170,7 @@ impl Default for EngineConfig {
         Self {
             kind: EngineKind::GlobusCompute,
             max_workers_per_node: None,
+            prefetch: None,
             working_dir: PathBuf::from("tasks_working_dir"),
             heartbeat_period,
             heartbeat_threshold: heartbeat_period * limit::HEARTBEATS_MISSED,
@@ -329,6 +332,7 @@ fn read_engine(mut engine: Section<'_>, idle: Option<Duration>) -> ReadEngine {
     if per_node.is_some() && workers.is_some() {
         engine.problem("max_workers", "and `max_workers_per_node` say the same thing; leave one out");
     }
+    let prefetch = read_prefetch(&mut engine);
     let heartbeat_period = engine
         .get_if("heartbeat_period", "a duration from 100 ms to a day", |period: &Duration| {
             period.as_millis() >= 100 && *period <= MAX_HEARTBEAT
@@ -365,6 +369,7 @@ fn read_engine(mut engine: Section<'_>, idle: Option<Duration>) -> ReadEngine {
     let config = EngineConfig {
         kind,
         max_workers_per_node: per_node.or(workers).and_then(NonZeroU32::new),
+        prefetch,
         working_dir: engine.get::<String>("working_dir").map_or(default.working_dir, PathBuf::from),
         heartbeat_period,
         heartbeat_threshold,
@@ -413,6 +418,17 @@ fn read_provider(mut provider: Section<'_>) -> ProviderConfig {
     };
     provider.finish(foreign::PROVIDER);
     config
+}
+
+/// `prefetch`, which Globus Compute calls `prefetch_capacity`.
+fn read_prefetch(engine: &mut Section<'_>) -> Option<u32> {
+    let expected = format!("a whole number from 0 (none ahead) to {}", limit::MAX_PREFETCH);
+    let [ours, theirs] = ["prefetch", "prefetch_capacity"]
+        .map(|key| engine.get_if(key, &expected, |tasks: &u32| *tasks <= limit::MAX_PREFETCH));
+    if ours.is_some() && theirs.is_some() {
+        engine.problem("prefetch_capacity", "and `prefetch` say the same thing; leave one out");
+    }
+    ours.or(theirs)
 }
 
 fn read_launcher(mut launcher: Section<'_>) -> LauncherKind {

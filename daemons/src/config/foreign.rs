@@ -59,7 +59,6 @@ pub(super) const ENGINE: &[(&str, Foreign)] = &[
     ("mem_per_worker", Unsupported("set `max_workers_per_node`")),
     ("mpi_launcher", Unsupported("MPI functions do not run here")),
     ("poll_period", NoEffect("nothing polls")),
-    ("prefetch_capacity", NoEffect("managers choose it")),
     (
         "run_in_sandbox",
         Unsupported("a task can ask for it: `{\"sandbox\": true}` in the options of /v1/submit"),

@@ -55,6 +55,12 @@ impl EndpointConfig {
             engine.max_workers_per_node,
             "4",
         );
+        file.option(
+            "Tasks that may wait at each manager besides those that run. Not set: as many as keep workers busy.",
+            "prefetch",
+            engine.prefetch,
+            "64",
+        );
         file.key(
             "Directory that tasks start in; relative to this directory.",
             "working_dir",

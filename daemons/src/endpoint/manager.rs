@@ -49,6 +49,7 @@ impl ManagerTemplate {
             manager_id: None,
             workers: config.engine.max_workers_per_node,
             native_threads: None,
+            prefetch: config.engine.prefetch,
             python: config.python.clone(),
             worker_init: config.engine.provider.worker_init.clone(),
             work_dir: directory.join(&config.engine.working_dir),
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn the_command_carries_the_settings_and_hides_the_secrets() {
         let read = EndpointConfig::parse(
-            "worker_command: [/opt/w, --x]\nenvironment: {A: b}\nengine: {max_workers_per_node: 3, provider: {worker_init: 'a; b'}}",
+            "worker_command: [/opt/w, --x]\nenvironment: {A: b}\nengine: {max_workers_per_node: 3, prefetch_capacity: 7, provider: {worker_init: 'a; b'}}",
         )
         .unwrap();
         let template = ManagerTemplate::new(
@@ -151,7 +152,9 @@ mod tests {
             ),
             "{line}"
         );
-        for part in ["--workers 3", "--work-dir /home/e/tasks_working_dir", "--python python3"] {
+        for part in
+            ["--workers 3", "--prefetch 7", "--work-dir /home/e/tasks_working_dir", "--python python3"]
+        {
             assert!(line.contains(part), "{line}");
         }
         assert!(!line.contains("s3cret") && !line.contains("a; b"), "{line}");

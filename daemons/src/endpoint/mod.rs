@@ -287,6 +287,7 @@ fn node_config(
         journal: true,
         retries: true,
         queue_tasks: config.queue_tasks,
+        prefetch: None,
         sent: Hop::EndpointSent,
         returned: Some(Hop::EndpointReturned),
         software: SOFTWARE.to_owned(),

@@ -193,6 +193,7 @@ fn node_config(options: &WorkerOptions, credential: String, end: Option<BlockEnd
         journal: false,
         retries: false,
         queue_tasks: 0,
+        prefetch: options.prefetch,
         sent: Hop::ManagerSent,
         returned: Some(Hop::ManagerReturned),
         software: SOFTWARE.to_owned(),

@@ -38,6 +38,9 @@ pub struct WorkerOptions {
     /// Threads for native functions; one per core if not set
     #[arg(long, value_name = "COUNT")]
     pub native_threads: Option<NonZeroU32>,
+    /// Tasks that may wait here besides those that run, 0 for none; as many as keep the workers busy if not set
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=i64::from(limit::MAX_PREFETCH)))]
+    pub prefetch: Option<u32>,
     /// Python of the workers
     #[arg(long, default_value = "python3", value_name = "PATH")]
     pub python: String,
@@ -98,6 +101,7 @@ impl WorkerOptions {
         ];
         arguments
             .extend(self.workers.iter().flat_map(|workers| ["--workers".to_owned(), workers.to_string()]));
+        arguments.extend(self.prefetch.iter().flat_map(|tasks| ["--prefetch".to_owned(), tasks.to_string()]));
         arguments.extend(
             self.walltime.iter().flat_map(|walltime| ["--walltime".to_owned(), format_duration(*walltime)]),
         );

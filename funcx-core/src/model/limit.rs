@@ -41,6 +41,8 @@ limits! {
     MAX_ENDPOINT_TASKS: usize = 10_000_000, "tasks";
     /// Slots plus prefetch that one peer may advertise.
     MAX_PEER_CREDITS: u32 = 1 << 20, "tasks";
+    /// Tasks that an operator may let wait at each manager besides those that run.
+    MAX_PREFETCH: u32 = 1 << 16, "tasks";
     /// Bytes of function bodies that one session keeps.
     MAX_SESSION_FUNCTION_BYTES: usize = 256 << 20, "bytes";
     /// Functions that one session keeps.

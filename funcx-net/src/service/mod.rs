@@ -300,6 +300,7 @@ impl Service {
             journal: false,
             retries: true,
             queue_tasks: 0,
+            prefetch: None,
             sent: Hop::ServiceSent,
             returned: None,
             software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -151,6 +151,7 @@ impl Bench {
             journal: false,
             retries: true,
             queue_tasks: 0,
+            prefetch: None,
             sent: Hop::EndpointSent,
             returned: Some(Hop::EndpointReturned),
             software: "test".to_owned(),

@@ -197,6 +197,7 @@ impl Fabric {
             retries: place <= self.config.endpoints as usize,
             journal,
             queue_tasks,
+            prefetch: None,
             sent,
             returned,
             software: "simulated".to_owned(),

@@ -55,6 +55,8 @@ pub struct NodeConfig {
     pub journal: bool,
     /// Tasks that it takes from above besides those its peers have room for.
     pub queue_tasks: u32,
+    /// Tasks that may wait below besides those that run; what its peers ask for if `None`.
+    pub prefetch: Option<u32>,
     /// Stamp of a task that goes down from here.
     pub sent: Hop,
     /// Stamp of an outcome that arrives here; a service has none, its record says when.

@@ -178,9 +178,19 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.total_prefetch = self.total_prefetch + u64::from(new.prefetch) - u64::from(old.prefetch);
     }
 
+    /// Tasks that may wait below besides those that run.
+    fn prefetch(&self) -> u64 {
+        match self.config.prefetch {
+            // Where nothing runs, nothing waits for its turn.
+            Some(fixed) if self.total_slots + self.total_prefetch > 0 => fixed.into(),
+            _ => self.total_prefetch,
+        }
+    }
+
     /// Tells the node above how much fits. When arguments fill three quarters of a lane's bytes it takes no more until
     /// they fill less than half.
     pub(super) fn advertise(&mut self) {
+        let waiting = self.prefetch() + u64::from(self.config.queue_tasks);
         let Some(uplink) = &mut self.uplink else { return };
         let fullest = (0..self.dispatcher.lanes())
             .map(|lane| self.dispatcher.load(LaneId(lane)).bytes)
@@ -190,10 +200,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.full = fullest > if self.full { bound / 2 } else { bound / 4 * 3 };
         uplink.set_capacity(match self.full || self.draining {
             true => Capacity::default(),
-            false => Capacity {
-                slots: bounded(self.total_slots),
-                prefetch: bounded(self.total_prefetch + u64::from(self.config.queue_tasks)),
-            },
+            false => Capacity { slots: bounded(self.total_slots), prefetch: bounded(waiting) },
         });
     }
 }
