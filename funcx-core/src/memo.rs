@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::model::{Memoize, Outcome, OutcomeKind, TaskSpec};
 
 /// What equal calls have in common: SHA-256 over who may share the value, the function's hash, whether it is mapped,
-/// options, container and arguments.
+/// options, environment, container and arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemoKey(pub [u8; 32]);
 
@@ -32,12 +32,12 @@ impl MemoKey {
     }
 
     fn hash(scope: &[u8], spec: &TaskSpec, arguments: &[u8]) -> Self {
-        let container = spec.shape.container.as_deref().unwrap_or_default();
+        let text = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
+        let (environment, container) = (text(&spec.shape.environment), text(&spec.shape.container));
         let mut digest = Sha256::new();
         // Lengths keep parts apart that run into each other.
-        for part in
-            [scope, &spec.function.hash().0, &[u8::from(spec.map)], &spec.options, container.as_bytes()]
-        {
+        let function = &spec.function.hash().0;
+        for part in [scope, function, &[u8::from(spec.map)], &spec.options, &environment, &container] {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -134,6 +134,9 @@ mod tests {
         assert_ne!(key(&one, "x"), key(&TaskSpec { map: true, ..one.clone() }, "x"));
         let mut inside = one.clone();
         inside.shape.container = Some("image".into());
+        let mut elsewhere = one.clone();
+        elsewhere.shape.environment = Some("image".into());
+        assert_ne!(key(&inside, "x"), key(&elsewhere, "x"));
         assert_ne!(key(&one, "x"), key(&inside, "x"));
     }
 

@@ -32,6 +32,7 @@ fn samples() -> Vec<Message> {
     spec.shape.accelerators.milli_count = 500;
     spec.shape.accelerators.kind = Some("a100".into());
     spec.shape.walltime = Some(Duration::from_millis(90_500));
+    spec.shape.environment = Some("ml".into());
     spec.shape.container = Some("image.sif".into());
     spec.shape.target = Target::Labels(vec!["gpu".into(), "fast".into()]);
     spec.options = r#"{"env":{}}"#.into();
@@ -368,6 +369,7 @@ fn spec() -> impl Strategy<Value = Arc<TaskSpec>> {
                 spec.shape.ranks_per_node = counts[3];
                 spec.shape.memory_bytes = memory;
                 spec.shape.walltime = walltime;
+                spec.shape.environment = container.clone();
                 spec.shape.container = container;
                 spec.shape.target = labels.map_or(Target::Anywhere, Target::Labels);
                 spec.options = options.into();

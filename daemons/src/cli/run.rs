@@ -55,6 +55,9 @@ pub struct Options {
 /// What a task asks for besides its function.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
+    /// Environment to run in, by its name in the configuration of the endpoint
+    #[arg(long, value_name = "NAME")]
+    pub environment: Option<String>,
     /// Longest time the task may run, such as `90 s` or `2 h`
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub walltime: Option<Duration>,
@@ -80,8 +83,8 @@ pub struct Limits {
 
 impl Limits {
     pub(super) fn options(&self) -> CallOptions {
-        let Self { walltime, max_attempts, priority, ttl, deadline, memoize, no_memoize } = *self;
-        let shape = Shape { walltime, ..Shape::default() };
+        let Self { walltime, max_attempts, priority, ttl, deadline, memoize, no_memoize, .. } = *self;
+        let shape = Shape { walltime, environment: self.environment.clone(), ..Shape::default() };
         let memoize = (memoize || no_memoize).then_some(memoize);
         CallOptions { shape, max_attempts, priority, ttl, deadline, memoize, ..CallOptions::default() }
     }

@@ -78,6 +78,7 @@ pub struct SpecHead {
     nodes: u32,
     ranks_per_node: u32,
     walltime: Option<Duration>,
+    environment: Option<String>,
     container: Option<String>,
     labels: Option<Vec<String>>,
     max_attempts: u32,
@@ -121,6 +122,7 @@ impl SpecHead {
             nodes: shape.nodes,
             ranks_per_node: shape.ranks_per_node,
             walltime: shape.walltime,
+            environment: shape.environment.clone(),
             container: shape.container.clone(),
             labels: match &shape.target {
                 Target::Anywhere => None,
@@ -162,6 +164,7 @@ impl SpecHead {
                 nodes: self.nodes,
                 ranks_per_node: self.ranks_per_node,
                 walltime: self.walltime,
+                environment: self.environment,
                 container: self.container,
                 target: self.labels.map_or(Target::Anywhere, Target::Labels),
             },

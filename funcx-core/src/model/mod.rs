@@ -22,6 +22,6 @@ pub use id::{
 };
 pub use map::MapValue;
 pub use outcome::{Failure, Outcome, OutcomeKind};
-pub use shape::{Accelerators, Shape, Target};
+pub use shape::{Accelerators, Shape, Target, is_environment_name};
 pub use task::{AttemptId, Hop, HopStamps, Memoize, Task, TaskLimits, TaskSpec, TraceContext};
 pub use time::{Now, Tick, Timestamp};

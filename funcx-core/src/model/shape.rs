@@ -21,6 +21,9 @@ pub struct Shape {
     /// Longest time the task may run; it is stopped and ends as `TimedOut` after that. Tasks in worker processes are; a
     /// native function runs in the manager itself and cannot be stopped, so it is let to its end.
     pub walltime: Option<Duration>,
+    /// Environment of the endpoint to run in: an interpreter with what was set up for it, under the name that the
+    /// endpoint's configuration gives it. The default one if `None`.
+    pub environment: Option<String>,
     /// Container image to run in, in the words of the container runtime that the endpoint uses.
     pub container: Option<String>,
     /// Which part of an endpoint may run it.
@@ -36,6 +39,7 @@ impl Default for Shape {
             nodes: 1,
             ranks_per_node: 1,
             walltime: None,
+            environment: None,
             container: None,
             target: Target::Anywhere,
         }
@@ -50,9 +54,16 @@ impl Shape {
             && self.accelerators.milli_count == 0
             && self.nodes == 1
             && self.ranks_per_node == 1
+            && self.environment.is_none()
             && self.container.is_none()
             && self.target == Target::Anywhere
     }
+}
+
+/// Whether a text can be the name of an environment: 1 to 64 letters, digits, `.`, `_` and `-`.
+pub fn is_environment_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// How many accelerators, and of which kind.

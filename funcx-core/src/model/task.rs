@@ -60,13 +60,13 @@ impl TaskSpec {
 impl TaskSpec {
     /// Bytes of its texts, which travel in the header of a frame.
     pub fn text_bytes(&self) -> usize {
-        let Shape { accelerators, container, target, .. } = &self.shape;
+        let Shape { accelerators, environment, container, target, .. } = &self.shape;
         let labels = match target {
             Target::Anywhere => 0,
             Target::Labels(labels) => labels.iter().map(|label| size_of::<String>() + label.len()).sum(),
         };
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        self.options.len() + length(container) + length(&accelerators.kind) + labels
+        self.options.len() + length(environment) + length(container) + length(&accelerators.kind) + labels
     }
 }
 

@@ -118,6 +118,7 @@ impl CallOptions {
             nodes,
             ranks_per_node,
             walltime,
+            environment,
             container,
             target,
         } = &self.shape;
@@ -135,6 +136,7 @@ impl CallOptions {
             accelerator_kind: accelerators.kind.clone(),
             nodes: (*nodes != neutral.nodes).then_some(*nodes),
             ranks_per_node: (*ranks_per_node != neutral.ranks_per_node).then_some(*ranks_per_node),
+            environment: environment.clone(),
             container: container.clone(),
             labels: match target {
                 Target::Anywhere => None,
@@ -154,6 +156,13 @@ impl Call {
     #[must_use]
     pub fn with_options(mut self, options: CallOptions) -> Self {
         self.target.how = options;
+        self
+    }
+
+    /// The same call in an environment of the endpoint.
+    #[must_use]
+    pub fn with_environment(mut self, name: impl Into<String>) -> Self {
+        self.target.how.shape.environment = Some(name.into());
         self
     }
 

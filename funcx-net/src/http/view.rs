@@ -202,6 +202,7 @@ pub(super) fn shape(resources: Resources) -> Result<(Shape, TaskLimits)> {
     shape.memory_bytes = resources.memory_bytes.unwrap_or(shape.memory_bytes);
     shape.nodes = at_least_one(resources.nodes, "nodes")?;
     shape.ranks_per_node = at_least_one(resources.ranks_per_node, "ranks_per_node")?;
+    shape.environment = resources.environment;
     shape.container = resources.container;
     if let Some(labels) = resources.labels.filter(|labels| !labels.is_empty()) {
         shape.target = Target::Labels(labels);

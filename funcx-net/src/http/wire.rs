@@ -218,6 +218,9 @@ pub struct Resources {
     /// Ranks on each node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranks_per_node: Option<u32>,
+    /// Environment of the endpoint to run in, by its name there; the default one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
     /// Container image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,

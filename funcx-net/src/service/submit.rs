@@ -6,7 +6,7 @@ use bytes::Bytes;
 use funcx_core::contract::{Action, EndpointRecord, Object, Principal, Submission, Write};
 use funcx_core::model::{
     EndpointId, FunctionId, FunctionKind, Hop, Outcome, Shape, Target, Task, TaskGroupId, TaskId, TaskLimits,
-    TaskSpec, Timestamp, TraceContext, limit,
+    TaskSpec, Timestamp, TraceContext, is_environment_name, limit,
 };
 use funcx_core::{Error, ErrorKind, Result};
 
@@ -236,6 +236,13 @@ impl Service {
 /// Refuses texts that the header of a frame has no room for.
 fn check_shape(operation: &'static str, shape: &Shape) -> Answer<()> {
     let text = |what, text: &str| bounded(operation, what, text.len(), limit::MAX_TEXT_BYTES);
+    if let Some(environment) = shape.environment.as_deref().filter(|name| !is_environment_name(name)) {
+        let message = format!(
+            "`environment` must be 1 to 64 letters, digits, `.`, `_` and `-`, not `{}`",
+            environment.chars().take(64).collect::<String>()
+        );
+        return Err(Error::new(ErrorKind::InvalidInput, operation, message).into());
+    }
     text("`container` (MAX_TEXT_BYTES)", shape.container.as_deref().unwrap_or_default())?;
     text("`accelerator_kind` (MAX_TEXT_BYTES)", shape.accelerators.kind.as_deref().unwrap_or_default())?;
     if let Target::Labels(labels) = &shape.target {

@@ -69,6 +69,8 @@ struct StoredSpec {
     nodes: u32,
     ranks_per_node: u32,
     walltime: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    environment: Option<String>,
     container: Option<String>,
     labels: Option<Vec<String>>,
     max_attempts: u32,
@@ -246,6 +248,7 @@ pub(super) fn encode_spec(spec: &TaskSpec) -> ([u8; 32], Bytes) {
         nodes: shape.nodes,
         ranks_per_node: shape.ranks_per_node,
         walltime: shape.walltime,
+        environment: shape.environment.clone(),
         container: shape.container.clone(),
         labels: match &shape.target {
             Target::Anywhere => None,
@@ -284,6 +287,7 @@ pub(super) fn decode_spec(
             nodes: stored.nodes,
             ranks_per_node: stored.ranks_per_node,
             walltime: stored.walltime,
+            environment: stored.environment,
             container: stored.container,
             target: stored.labels.map_or(Target::Anywhere, Target::Labels),
         },
@@ -722,6 +726,7 @@ mod tests {
                 nodes: 3,
                 ranks_per_node: 4,
                 walltime: Some(Duration::new(5, 7)),
+                environment: Some("ml".into()),
                 container: Some("image.sif".into()),
                 target: Target::Labels(vec!["gpu".into()]),
             },

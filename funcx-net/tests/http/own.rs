@@ -49,7 +49,7 @@ async fn arguments_and_values_pass_through_as_they_are() {
     let globus = site.globus_function().await;
     let body = format!(
         r#"{{"endpoint_id": "{}", "walltime_seconds": 2.5, "max_attempts": 2, "cores": 0.5, "nodes": 1, "labels": ["gpu"],
-            "container": "image", "options": {{"env": {{"A": "b"}}}}, "tasks": [
+            "environment": "ml", "container": "image", "options": {{"env": {{"A": "b"}}}}, "tasks": [
             {{"function_id": "{native}", "arguments": [{{"deep":  [1.50, null]}}, "text"]}},
             {{"function_id": "{python}", "arguments": [{{"args": [1], "kwargs": {{"k": 2.0}}}}, {{}}]}},
             {{"function_id": "{globus}", "arguments": [{}]}}]}}"#,
@@ -81,6 +81,7 @@ async fn arguments_and_values_pass_through_as_they_are() {
         assert_eq!(task.spec.options, r#"{"env":{"A":"b"}}"#);
         assert_eq!((task.spec.shape.milli_cores, task.spec.limits.max_attempts), (500, 2));
         assert_eq!(task.spec.shape.container.as_deref(), Some("image"));
+        assert_eq!(task.spec.shape.environment.as_deref(), Some("ml"));
         let mut outcome = Outcome::returned(&task, r#"{"v":  1e3}"#);
         (outcome.stdout, outcome.stderr, outcome.worker) =
             ("out".into(), "err".into(), r#"{"os":"x"}"#.into());

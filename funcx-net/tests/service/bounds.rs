@@ -42,6 +42,13 @@ async fn what_travels_with_tasks_is_bounded() {
         assert!(message.contains(field), "{message}");
         assert!(message.contains("limit: 4096") || message.contains("limit: 64"), "{message}");
     }
+    for name in ["", "m l", "é", &text(65)] {
+        let environment = Some(name.to_owned());
+        let refused = try_submit(Shape { environment, ..Shape::default() }).await.unwrap_err();
+        assert_eq!(refused.error().kind(), ErrorKind::InvalidInput);
+        assert!(refused.to_string().contains("`environment` must be 1 to 64 letters"), "{refused}");
+    }
+    try_submit(Shape { environment: Some(text(64)), ..Shape::default() }).await.unwrap();
 }
 
 #[tokio::test]

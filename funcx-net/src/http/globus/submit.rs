@@ -99,6 +99,7 @@ fn resources(specification: Option<&Map<String, Value>>) -> Result<Resources> {
         accelerator_kind: key(specification, "accelerator_kind", "text", text)?,
         nodes: key(specification, "num_nodes", "a number", small)?,
         ranks_per_node: key(specification, "ranks_per_node", "a number", small)?,
+        environment: key(specification, "environment", "text", text)?,
         container: key(specification, "container", "text", text)?,
         labels: key(specification, "labels", "a list of texts", texts)?,
     })
