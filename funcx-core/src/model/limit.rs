@@ -43,6 +43,8 @@ limits! {
     MAX_PEER_CREDITS: u32 = 1 << 20, "tasks";
     /// Tasks that an operator may let wait at each manager besides those that run.
     MAX_PREFETCH: u32 = 1 << 16, "tasks";
+    /// Environments of an endpoint besides the default one.
+    MAX_ENVIRONMENTS: usize = 64, "environments";
     /// Bytes of function bodies that one session keeps.
     MAX_SESSION_FUNCTION_BYTES: usize = 256 << 20, "bytes";
     /// Functions that one session keeps.

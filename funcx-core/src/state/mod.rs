@@ -7,6 +7,7 @@
 //! | [`Downlink`] | the session with a node below: handshake, functions sent once, heartbeats |
 //! | [`Node`] | one node of the tree: a dispatcher, its links and its executors |
 //! | [`Ledger`] | what a node still knows when it is back after a crash |
+//! | [`WarmSlots`] | which type of worker has how many slots of a manager, and for how long |
 //! | [`BlockScaling`] | how many blocks an endpoint asks for, and when to stop asking |
 //!
 //! **One rule for all.** Methods named `handle_*` take input together with `now`; others are commands of the
@@ -14,6 +15,7 @@
 //! `poll_timeout` for the next deadline (with the reason, so that logs explain wake-ups). Nothing here blocks,
 //! reads a clock or draws random numbers, so a whole fabric can run in one thread under a virtual clock.
 
+mod arrivals;
 mod block_scaling;
 mod dispatcher;
 mod downlink;
@@ -21,6 +23,7 @@ pub mod invariant;
 mod ledger;
 mod node;
 mod uplink;
+mod warm_slots;
 
 pub use block_scaling::{BlockEvent, BlockOutput, BlockPolicy, BlockScaling};
 pub use dispatcher::{Counters, Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, LaneLoad, TaskState};
@@ -28,3 +31,4 @@ pub use downlink::{Downlink, DownlinkEvent, LinkPolicy};
 pub use ledger::{JournalEntry, Ledger, MAX_LIVES, Recovered, first_sequence};
 pub use node::{DeliveryId, LinkCounters, LinkId, Node, NodeConfig, NodeOutput, PeerInfo, RecordId};
 pub use uplink::{Uplink, UplinkEvent, UplinkIdentity};
+pub use warm_slots::{KeepAlive, PATIENCE, WarmCounters, WarmSlots};
