@@ -19,14 +19,16 @@ from comparison import install, machine, report, statistics  # noqa: E402
 from comparison.systems import SYSTEMS  # noqa: E402
 
 FULL = {
-    "round_trip": 500, "noop": 10_000, "noop_large": 50_000, "echo_1mib": 100, "memory": 20_000, "recovery": 100,
+    "round_trip": 300, "noop": 10_000, "noop_large": 50_000, "echo_1mib": 100, "memory": 10_000, "recovery": 100,
     "spawn": 2_000, "spawn_round_trip": 100,
 }
 QUICK = FULL | {"round_trip": 100, "noop": 1_000, "noop_large": 5_000, "echo_1mib": 20, "memory": 5_000, "spawn": 500}
 #: Figures that want a system in which nothing has happened before.
 FRESH = {"memory"}
-#: A figure that took longer in its first run is not measured again.
-PATIENCE_SECONDS = 20
+#: Figures that hardly vary and take long are measured in the first runs only.
+RUNS = {"memory": 2, "recovery": 3}
+#: Nor is a figure measured again that took longer than this.
+PATIENCE_SECONDS = 25
 #: After this a driver is ended.
 DRIVER_SECONDS = 300
 
@@ -37,6 +39,7 @@ class Comparison:
         self.sizes = QUICK if options.quick else FULL
         self.records, self.failures, self.versions = [], [], {}
         self.slow, self.pythons, self.left_out = set(), {}, {}
+        (output / "records.jsonl").unlink(missing_ok=True)
         self.began = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
     def prepare(self):
@@ -62,7 +65,11 @@ class Comparison:
                 self.measure_system(name, run)
 
     def measure_system(self, name, run):
-        figures = [figure for figure in SYSTEMS[name].figures if (name, figure) not in self.slow]
+        figures = [
+            figure
+            for figure in SYSTEMS[name].figures
+            if (name, figure) not in self.slow and run < RUNS.get(figure, self.options.runs)
+        ]
         warm = [figure for figure in figures if figure not in FRESH]
         for group in filter(None, (warm, [figure for figure in figures if figure in FRESH])):
             say(f"run {run + 1} of {self.options.runs}: {name}: {', '.join(group)}")
@@ -205,12 +212,16 @@ def arguments(words=None):
 
 
 def interrupted(*_):
+    """Stops once; what follows must not be interrupted again."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main():
     options = arguments()
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
     machine.adopt_orphans()
     comparison = Comparison(options, options.output)
     try:

@@ -139,21 +139,27 @@ class Driver:
         gate = os.path.join(self.order["directory"], "gate")
         held = [self.system.submit("wait_for", [gate, gate])]
         time.sleep(1)
-        before = resident_bytes(self.root)
+        before, client = self.resident()
         with Meter(self.root) as meter:
             held.append(self.system.submit("noop", arguments))
-            after = self.settled()
-        self.say("memory", (after - before) / count / 1024, meter, submitted=count)
+            after, client_after = self.settled()
+        per_task = count * 1024
+        share = (client_after - client) / per_task
+        self.say("memory", (after - before) / per_task, meter, submitted=count, client_kib=share)
         with open(gate, "w", encoding="ascii"):
             pass
 
+    def resident(self):
+        """Resident memory of everything, and of the client, which is this process."""
+        return resident_bytes(descendants(self.root)), resident_bytes([os.getpid()])
+
     def settled(self):
-        """Resident memory once it has stopped growing."""
-        last, calm, end = 0, 0, time.monotonic() + 30
+        """The same once it has stopped growing."""
+        last, calm, end = (0, 0), 0, time.monotonic() + 30
         while calm < 3 and time.monotonic() < end:
             time.sleep(0.5)
-            now = resident_bytes(self.root)
-            calm = calm + 1 if abs(now - last) < 1 << 18 else 0
+            now = self.resident()
+            calm = calm + 1 if abs(now[0] - last[0]) < 1 << 18 else 0
             last = now
         return last
 

@@ -46,10 +46,10 @@ def cpu_seconds(root):
     return sum(sum(map(int, stat[11:15])) for stat in stats if stat) / TICKS
 
 
-def resident_bytes(root):
-    """Resident memory of everything below `root`."""
+def resident_bytes(pids):
+    """Resident memory of these processes."""
     total = 0
-    for pid in descendants(root):
+    for pid in pids:
         try:
             with open(f"/proc/{pid}/statm", encoding="ascii") as file:
                 total += int(file.read().split()[1]) * PAGE
@@ -92,8 +92,8 @@ class Meter:
 
 
 def end_descendants(root, patience=5.0):
-    """Ends everything below `root`, which must have adopted orphans: politely, then by force."""
-    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, patience)):
+    """Ends everything below `root`, which must have adopted orphans: politely for `patience` seconds, then by force."""
+    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 30.0)):
         end = time.monotonic() + seconds
         while True:
             alive = [pid for pid in descendants(root) if not _reaped(pid)]

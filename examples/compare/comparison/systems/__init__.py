@@ -25,7 +25,7 @@ class Spec:
 
 _DASK = ("distributed==2026.8.0",)
 _EXECUTORLIB = ("executorlib==1.11.0",)
-_CELERY = ("celery==5.7.0", "redis==8.1.0")
+_CELERY = ("celery==5.7.0", "redis==8.1.0", "packaging==26.0")
 
 SYSTEMS = {
     "funcx-http": Spec(
@@ -48,7 +48,7 @@ SYSTEMS = {
     "dask": Spec("dask_distributed", "Dask distributed", "LocalCluster, client.map, defaults", requirements=_DASK),
     "dask-tuned": Spec(
         "dask_distributed", "Dask, tuned", "scheduler in a process of its own, worker-saturation inf", variant="tuned",
-        requirements=_DASK,
+        requirements=_DASK, figures=("round_trip", "noop", "noop_large"),
     ),
     "ray": Spec("ray_core", "Ray", "remote functions, one node", requirements=("ray==2.60.0",)),
     "hyperqueue": Spec(
@@ -60,7 +60,7 @@ SYSTEMS = {
     ),
     "executorlib-nodeps": Spec(
         "executorlib_node", "executorlib, no dependencies", "the same with disable_dependencies", variant="nodeps",
-        requirements=_EXECUTORLIB, figures=("cold_start", "round_trip", "noop", "noop_large", "echo_1mib"),
+        requirements=_EXECUTORLIB, figures=("round_trip", "noop", "noop_large", "echo_1mib"),
     ),
     "celery": Spec(
         "celery_redis", "Celery + Redis", "prefork pool of 2, late acknowledgement, Redis without persistence",
