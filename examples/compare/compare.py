@@ -80,7 +80,7 @@ class Comparison:
         with tempfile.TemporaryDirectory(prefix="compare-", ignore_cleanup_errors=True) as directory:
             order = {
                 "system": name, "figures": figures, "sizes": self.sizes, "directory": directory, "funcx": self.funcx,
-                "python": sys.executable, "launched": time.monotonic(),
+                "launched": time.monotonic(),
             }
             try:
                 text, error = self.converse(name, order)
@@ -99,7 +99,7 @@ class Comparison:
         """What the driver prints, and why it did not come to its end."""
         python = self.pythons[name]
         path = os.pathsep.join([os.path.dirname(python), os.environ.get("PATH", os.defpath)])
-        environment = os.environ | {"PYTHONPATH": str(HERE), "PATH": path}
+        environment = os.environ | {"PYTHONPATH": str(HERE), "PATH": path, "TMPDIR": order["directory"]}
         # Records go to a file and not into a pipe, whose end does not come before the last process of a peer has ended.
         records = pathlib.Path(order["directory"]) / "records.jsonl"
         with open(self.output / f"{name}.log", "a", encoding="utf-8") as log, open(records, "wb") as out:
@@ -119,6 +119,10 @@ class Comparison:
         """Puts a line of a driver where it belongs. What comes back is an error that it tells of."""
         if "error" in record:
             return record["error"]
+        if "unsupported" in record:
+            what = name if record["unsupported"] == "all" else f"{name} {record['unsupported']}"
+            self.left_out[what] = record["why"]
+            return None
         if "versions" in record:
             self.versions[name] = record["versions"]
             return None

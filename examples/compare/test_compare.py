@@ -19,6 +19,9 @@ from comparison import install, machine, report, statistics, work  # noqa: E402
 from comparison.systems import SYSTEMS, bare_loop, funcx_http  # noqa: E402
 
 
+OURS = [name for name, spec in SYSTEMS.items() if spec.role == "ours"]
+
+
 def record(system, figure, value, **more):
     return {"system": system, "figure": figure, "value": value} | more
 
@@ -141,6 +144,11 @@ class Systems(unittest.TestCase):
         self.assertEqual(str(lost), "worker killed")
         self.assertEqual(str(funcx_http.value({"outcome": "cancelled"})), "cancelled")
 
+    def test_the_values_of_a_map(self):
+        mapped = {"values": [1, None], "failures": {"1": {"message": "no"}}}
+        one, two = funcx_http.value({"outcome": "returned", "map": True, "result": mapped})
+        self.assertEqual((one, str(two)), (1, "no"))
+
     def test_frames_may_be_cut_anywhere(self):
         data = bare_loop.frame(b"one") + bare_loop.frame(b"") + bare_loop.frame(b"three")
         for cut in range(len(data) + 1):
@@ -188,7 +196,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.parse().peers, list(SYSTEMS))
 
     def test_ours_are_always_among_them(self):
-        self.assertEqual(self.parse("--peers", "ray,dask").peers, ["funcx-http", "funcx-cli", "funcx-shell", "dask", "ray"])
+        self.assertEqual(self.parse("--peers", "ray,dask").peers, [*OURS, "dask", "ray"])
 
     def test_refusals_name_the_thing_and_what_may_be(self):
         self.assertIn("no system 'parcel'; there are funcx-http", self.refusal("--peers", "parcel"))

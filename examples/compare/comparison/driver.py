@@ -13,6 +13,7 @@ import types
 from . import statistics
 from .machine import Meter, descendants, resident_bytes
 from .systems import SYSTEMS
+from .systems.base import Unsupported
 
 #: Time after which two workers are in the middle of a hundred tasks of a tenth of a second.
 KILL_AFTER = 1.55
@@ -29,9 +30,7 @@ class Driver:
         #: The harness, which is the parent of all that belongs to the run, orphans too.
         self.root = os.getppid()
         spec = SYSTEMS[order["system"]]
-        setup = types.SimpleNamespace(
-            variant=spec.variant, directory=order["directory"], funcx=order["funcx"], python=order["python"]
-        )
+        setup = types.SimpleNamespace(variant=spec.variant, directory=order["directory"], funcx=order["funcx"])
         #: Whether its tasks are commands, and not Python functions.
         self.runs_commands = "spawn" in spec.figures
         module = importlib.import_module(f"comparison.systems.{spec.module}")
@@ -46,7 +45,13 @@ class Driver:
         self.emit({"versions": self.system.versions()})
         for figure in self.order["figures"]:
             if figure != "cold_start":
-                getattr(self, figure)(sizes)
+                self.measure(figure, sizes)
+
+    def measure(self, figure, sizes):
+        try:
+            getattr(self, figure)(sizes)
+        except Unsupported as why:
+            self.emit({"unsupported": figure, "why": str(why)})
 
     def say(self, figure, value, meter, **more):
         record = {"figure": figure, "value": value, "seconds": round(meter.seconds, 3)}
@@ -215,6 +220,8 @@ def main():
     code = 0
     try:
         driver.run()
+    except Unsupported as why:
+        emit({"unsupported": "all", "why": str(why)})
     except Exception as error:
         import traceback
 

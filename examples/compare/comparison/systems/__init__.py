@@ -32,8 +32,20 @@ SYSTEMS = {
         "funcx_http", "funcx, Python over HTTP", "`funcx up`; http.client against /v1, batch submit, event stream", "ours"
     ),
     "funcx-cli": Spec(
-        "funcx_cli", "funcx, command line", "`funcx up`; the Rust client through `funcx run` and `funcx bench`", "ours",
-        figures=("cold_start", "round_trip"),
+        "funcx_cli", "funcx, command line", "`funcx up`; the Rust client through `funcx run`, `bench latency`, `map --chunk 1`",
+        "ours", figures=("cold_start", "round_trip", "noop", "noop_large"),
+    ),
+    "funcx-sdk": Spec(
+        "funcx_sdk", "funcx, Globus Compute SDK", "`funcx up`; Client.batch_run and get_batch_result, unmodified", "ours",
+        requirements=("globus-compute-sdk==4.19.0",), figures=("cold_start", "round_trip", "noop", "noop_large", "echo_1mib"),
+    ),
+    "funcx-http-map": Spec(
+        "funcx_http", "funcx, HTTP, 100 calls a task", "as funcx-http, with chunk 100", "ours", variant="map",
+        figures=("noop", "noop_large"),
+    ),
+    "funcx-cli-map": Spec(
+        "funcx_cli", "funcx map", "`funcx map` with the chunk that it chooses itself", "ours", variant="map",
+        figures=("noop", "noop_large"),
     ),
     "funcx-shell": Spec(
         "funcx_http", "funcx, shell commands", "as funcx-http, with shell functions", "ours", figures=SPAWN

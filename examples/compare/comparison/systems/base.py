@@ -5,11 +5,15 @@ class Failed(Exception):
     """A task that did not return."""
 
 
+class Unsupported(Exception):
+    """A figure that this version of a system cannot give."""
+
+
 class System:
     """One system under test, driven as its users drive it."""
 
     def __init__(self, setup):
-        #: `directory`, which the harness removes; `variant`; `funcx`, the binary; `python`, the interpreter for workers.
+        #: `directory`, which the harness removes; `variant`; `funcx`, the binary.
         self.setup = setup
 
     def versions(self):

@@ -2,11 +2,15 @@
 import json
 import os
 import subprocess
+import sys
 
 from .base import System as Base
 
 
 class Fabric(Base):
+    #: A free one.
+    port = 0
+
     def versions(self):
         told = subprocess.run([self.setup.funcx, "--version"], capture_output=True, text=True, check=True)
         return {"funcx": told.stdout.split()[-1]}
@@ -14,7 +18,7 @@ class Fabric(Base):
     def start(self):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FUNCX_")}
         self.process = subprocess.Popen(
-            [self.setup.funcx, "--json", "up", "--port", "0", "--workers", "2", "--python", self.setup.python],
+            [self.setup.funcx, "--json", "up", "--port", str(self.port), "--workers", "2", "--python", sys.executable],
             env=environment | {"FUNCX_LOG": "warn"},
             stdout=subprocess.PIPE,
             text=True,

@@ -5,12 +5,14 @@ import json
 from urllib.parse import urlsplit
 
 from .. import work
-from .base import Failed
+from .base import Failed, Unsupported
 from .funcx_fabric import Fabric
 
 #: Calls in one request. A request holds at most 100,000 calls and 96 MiB; smaller ones let the first tasks run sooner.
 CALLS_PER_REQUEST = 10_000
 BYTES_PER_REQUEST = 16 << 20
+#: Calls in one task, where tasks map their function.
+CALLS_PER_TASK = 100
 
 
 class System(Fabric):
@@ -18,6 +20,9 @@ class System(Fabric):
         super().start()
         self.functions = {}
         self.connection = self._connect()
+        self.maps = self.setup.variant == "map"
+        if self.maps and b'"chunk"' not in self._ask(self.connection, "GET", "/openapi.json").read():
+            raise Unsupported("this funcx takes no chunks of calls")
 
     def _connect(self):
         return http.client.HTTPConnection(urlsplit(self.service).netloc, timeout=120)
@@ -51,10 +56,10 @@ class System(Fabric):
     def _submit(self, function, arguments):
         group, ids = None, []
         for chunk in chunks(arguments):
-            request = {
-                "endpoint_id": self.endpoint,
-                "tasks": [{"function_id": function, "arguments": [{"args": [argument]} for argument in chunk]}],
-            }
+            calls = {"function_id": function, "arguments": [{"args": [argument]} for argument in chunk]}
+            if self.maps:
+                calls["chunk"] = CALLS_PER_TASK
+            request = {"endpoint_id": self.endpoint, "tasks": [calls]}
             if group:
                 request["task_group_id"] = group
             answer = self._json("POST", "/v1/submit", request)
@@ -74,7 +79,8 @@ class System(Fabric):
                     break
         finally:
             connection.close()
-        return [values.get(id, Failed("the stream of events ended early")) for id in ids]
+        found = [values.get(id, Failed("the stream of events ended early")) for id in ids]
+        return [one for many in found for one in many] if self.maps else found
 
     def call(self, name, argument):
         """One request to submit, one that is answered when the task has ended."""
@@ -122,5 +128,11 @@ def outcomes(stream):
 def value(task):
     """What a task returned, or why it did not."""
     if task["outcome"] == "returned":
-        return task["result"]
+        return unmapped(task["result"]) if task.get("map") else task["result"]
     return Failed((task.get("failure") or {}).get("message", task["outcome"]))
+
+
+def unmapped(result):
+    """The values of the calls of one task."""
+    failures = {int(place): Failed(why["message"]) for place, why in result.get("failures", {}).items()}
+    return [failures.get(place, value) for place, value in enumerate(result["values"])]
