@@ -176,7 +176,7 @@ def whole(low, high):
 
 
 def names(text):
-    """Systems in the order of the table; ours are always among them, as there is nothing to compare without."""
+    """Systems in the order in which they are measured; ours are always among them."""
     wanted = [name for name in text.split(",") if name]
     for name in wanted:
         if name not in SYSTEMS:
@@ -195,15 +195,15 @@ def program(text):
 
 def arguments(words=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--funcx", type=program, metavar="PATH", help="the funcx binary; built from this repository if not given")
-    parser.add_argument(
-        "--peers", type=names, default=list(SYSTEMS), metavar="LIST",
-        help=f"only these, with commas between them, and ours: {', '.join(SYSTEMS)}",
-    )
-    parser.add_argument("--runs", type=whole(1, 100), metavar="N", help="runs of everything, 1 to 100; 5 if not given, 1 with --quick")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("compare-report"), metavar="DIR", help="where the report goes (default: %(default)s)")
-    parser.add_argument("--cache", type=pathlib.Path, default=install.default_cache(), metavar="DIR", help="where the peers are installed (default: %(default)s)")
+    add = parser.add_argument
+    add("--funcx", type=program, metavar="PATH", help="the funcx binary; built from this repository if not given")
+    known = ", ".join(SYSTEMS)
+    add("--peers", type=names, default=list(SYSTEMS), metavar="LIST", help=f"only these and ours, out of {known}")
+    add("--runs", type=whole(1, 100), metavar="N", help="runs of everything, 1 to 100; 5 if not given, 1 with --quick")
+    add("--quick", action="store_true", help="small sizes, to see that everything works")
+    place = {"type": pathlib.Path, "metavar": "DIR"}
+    add("--output", **place, default="compare-report", help="where the report goes (default: %(default)s)")
+    add("--cache", **place, default=install.default_cache(), help="where the peers are installed (default: %(default)s)")
     options = parser.parse_args(words)
     options.runs = options.runs or (1 if options.quick else 5)
     try:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE))
 
 import compare  # noqa: E402
 from comparison import install, machine, report, statistics, work  # noqa: E402
-from comparison.systems import SYSTEMS, bare_loop, funcx_http  # noqa: E402
+from comparison.systems import SYSTEMS, bare_loop, funcx_fabric, funcx_http  # noqa: E402
 
 
 OURS = [name for name, spec in SYSTEMS.items() if spec.role == "ours"]
@@ -123,10 +123,10 @@ class Systems(unittest.TestCase):
         self.assertLessEqual(compare.FULL.keys(), statistics.FIGURES.keys())
 
     def test_requests_are_bounded_by_count_and_by_bytes(self):
-        self.assertEqual([len(part) for part in funcx_http.chunks(list(range(25_000)))], [10_000, 10_000, 5_000])
+        self.assertEqual([len(part) for part in funcx_fabric.chunks(list(range(25_000)))], [10_000, 10_000, 5_000])
         large = ["x" * (1 << 20)] * 33
-        self.assertEqual([len(part) for part in funcx_http.chunks(large)], [16, 16, 1])
-        self.assertEqual(list(funcx_http.chunks([])), [])
+        self.assertEqual([len(part) for part in funcx_fabric.chunks(large)], [16, 16, 1])
+        self.assertEqual(list(funcx_fabric.chunks([])), [])
 
     def test_events_may_be_cut_anywhere(self):
         events = b": keep-alive\n\n" + b"".join(

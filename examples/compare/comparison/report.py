@@ -109,7 +109,8 @@ def _notes(document):
         if system["versions"]
     )
     out = [f"Versions: {'; '.join(versions)}."]
-    out += [f"Ratios above 1 say that ours is better. {MARK} in some run others had more than {FOREIGN_PERCENT} % of the CPU time."]
+    out.append("Ratios above 1 say that ours is better.")
+    out.append(f"{MARK} in some run others had more than {FOREIGN_PERCENT} % of the CPU time.")
     out += [f"Left out: {name}: {why}" for name, why in document["left_out"].items()]
     out += [f"Failed: {failure['system']}, run {failure['run']}: {failure['error']}" for failure in document["failures"]]
     out += [f"Not repeated, as it took long: {name}." for name in document["not_repeated"]]

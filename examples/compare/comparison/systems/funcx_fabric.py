@@ -6,6 +6,10 @@ import sys
 
 from .base import System as Base
 
+#: Calls in one request. A request holds at most 100,000 calls and 96 MiB; smaller ones let the first tasks run sooner.
+CALLS_PER_REQUEST = 10_000
+BYTES_PER_REQUEST = 16 << 20
+
 
 class Fabric(Base):
     #: A free one.
@@ -32,3 +36,17 @@ class Fabric(Base):
     def stop(self):
         self.process.terminate()
         self.process.wait(10)
+
+
+def chunks(arguments):
+    """The arguments in parts that fit into requests."""
+    part, size = [], 0
+    for argument in arguments:
+        length = len(argument) if isinstance(argument, str) else 8
+        if part and (len(part) == CALLS_PER_REQUEST or size + length > BYTES_PER_REQUEST):
+            yield part
+            part, size = [], 0
+        part.append(argument)
+        size += length
+    if part:
+        yield part

@@ -6,11 +6,8 @@ from urllib.parse import urlsplit
 
 from .. import work
 from .base import Failed, Unsupported
-from .funcx_fabric import Fabric
+from .funcx_fabric import Fabric, chunks
 
-#: Calls in one request. A request holds at most 100,000 calls and 96 MiB; smaller ones let the first tasks run sooner.
-CALLS_PER_REQUEST = 10_000
-BYTES_PER_REQUEST = 16 << 20
 #: Calls in one task, where tasks map their function.
 CALLS_PER_TASK = 100
 
@@ -93,20 +90,6 @@ class System(Fabric):
     def collect_spawn(self, submitted):
         """Whether each command ended well."""
         return [isinstance(done, dict) and done["returncode"] == 0 for done in self.collect(submitted)]
-
-
-def chunks(arguments):
-    """The arguments in parts that fit into requests."""
-    part, size = [], 0
-    for argument in arguments:
-        length = len(argument) if isinstance(argument, str) else 8
-        if part and (len(part) == CALLS_PER_REQUEST or size + length > BYTES_PER_REQUEST):
-            yield part
-            part, size = [], 0
-        part.append(argument)
-        size += length
-    if part:
-        yield part
 
 
 def outcomes(stream):

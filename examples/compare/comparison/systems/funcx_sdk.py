@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from .. import work
 from .base import Failed, Unsupported
-from .funcx_fabric import Fabric
+from .funcx_fabric import Fabric, chunks
 
 #: Results that are asked for in one request, and the time between two questions.
 RESULTS_PER_REQUEST = 5_000
@@ -40,7 +40,9 @@ class System(Fabric):
     def submit(self, name, arguments):
         if name not in self.functions:
             self.functions[name] = self.client.register_function(getattr(work, name))
-        function = self.functions[name]
+        return [task for part in chunks(arguments) for task in self._submit(self.functions[name], part)]
+
+    def _submit(self, function, arguments):
         batch = self.client.create_batch()
         for argument in arguments:
             batch.add(function, args=(argument,))
