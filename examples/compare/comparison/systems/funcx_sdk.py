@@ -56,9 +56,20 @@ class System(Fabric):
         ]
 
     def _results(self, tasks):
-        """Asks until none is pending. What failed is left out of a batch by the SDK."""
+        """Asks for all until none is pending, then alone for what was left out: what failed, and what made the answer too long."""
         while True:
             batch = self.client.get_batch_result(tasks)
             if not any(task["pending"] for task in batch.values()):
-                return [batch[task]["result"] if task in batch else Failed(task) for task in tasks]
+                return [batch[task]["result"] if task in batch else self._result(task) for task in tasks]
             time.sleep(PAUSE_SECONDS)
+
+    def _result(self, task):
+        from globus_compute_sdk.errors import TaskPending
+
+        while True:
+            try:
+                return self.client.get_result(task)
+            except TaskPending:
+                time.sleep(PAUSE_SECONDS)
+            except Exception as error:
+                return Failed(repr(error))
