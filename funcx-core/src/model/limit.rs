@@ -73,12 +73,11 @@ limits! {
     MAX_TASK_EVENTS: usize = 64, "events";
     /// Longest walltime, time to live and deadline of a task.
     MAX_TASK_SECONDS: u64 = 10 * 366 * 86_400, "s";
+    /// Values that a node remembers for equal calls (default).
+    DEFAULT_MEMO_BYTES: usize = 64 << 20, "bytes";
     /// Functions that one worker process keeps loaded.
     MAX_WORKER_FUNCTIONS: usize = 1024, "functions";
 }
-
-/// Bytes of values that a node remembers for equal calls, unless it is told otherwise.
-pub const DEFAULT_MEMO_BYTES: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
