@@ -113,6 +113,27 @@ fn time_limits_stop_what_can_be_stopped() {
 }
 
 #[test]
+fn a_map_that_was_stopped_makes_no_more_calls() {
+    let bench = Bench::new();
+    let map = |task: &mut Task, spec: &mut TaskSpec| {
+        spec.map = true;
+        task.payload = "[null,null,null]".into();
+    };
+    let attempt = bench.start("value", map);
+    assert_eq!(bench.next(), (attempt, OutcomeKind::Returned, String::new()));
+    let attempt = bench.start("watch", map);
+    bench.begun.recv().unwrap();
+    bench.executor.cancel(&[attempt]);
+    assert_eq!(bench.next(), (attempt, OutcomeKind::Cancelled, "Cancelled".to_owned()));
+    let attempt = bench.start("never", |task, spec| {
+        map(task, spec);
+        walltime(task, spec);
+    });
+    assert_eq!(bench.next(), (attempt, OutcomeKind::TimedOut, "TaskTimedOut".to_owned()));
+    assert!(bench.begun.try_recv().is_err(), "it was called again");
+}
+
+#[test]
 fn what_was_cancelled_while_it_ran_is_cancelled() {
     let bench = Bench::new();
     for name in ["block", "watch"] {
