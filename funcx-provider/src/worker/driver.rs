@@ -58,6 +58,7 @@ pub(super) enum Request {
     Cancel(Vec<AttemptId>),
     Drain,
     Stop(Failure),
+    Resize(u32),
 }
 
 /// What happens outside.
@@ -218,9 +219,14 @@ impl Driver {
         self.state.capacity()
     }
 
+    /// Begins without a zygote; see [`PoolState::start_empty`].
+    pub(super) fn start_empty(&mut self) {
+        self.state.start_empty();
+    }
+
     /// Serves until the pool is drained or dropped.
-    pub(super) async fn run(mut self, zygote: Zygote) {
-        self.adopt_zygote(zygote);
+    pub(super) async fn run(mut self, zygote: Option<Zygote>) {
+        zygote.into_iter().for_each(|zygote| self.adopt_zygote(zygote));
         let mut timer = Box::pin(sleep_until(TokioInstant::now()));
         let mut armed = None;
         let mut batch = Vec::with_capacity(INPUTS_AT_ONCE);
@@ -281,6 +287,7 @@ impl Driver {
             Request::Cancel(attempts) => self.state.cancel(&attempts, now),
             Request::Drain => self.state.drain(now),
             Request::Stop(failure) => self.state.stop(failure, now),
+            Request::Resize(slots) => self.state.resize(slots, now),
         }
     }
 

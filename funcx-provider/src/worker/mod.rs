@@ -181,19 +181,49 @@ impl ProcessPool {
     /// `InvalidInput` for a configuration that cannot be, `NotFound` if there is no such Python, `Unsupported` if it is
     /// too old, `Unavailable` if it does not get ready, `Io`.
     pub async fn start(config: ProcessPoolConfig, sink: Arc<dyn ExecutorSink>) -> Result<Self> {
-        let work_dir = config.check()?;
-        let dir = PrivateDir::create(WORKER_PY).map_err(|error| {
-            Error::new(ErrorKind::Io, "start worker processes", "no private directory").with_source(error)
-        })?;
+        let (work_dir, dir) = prepare(&config)?;
         let zygote = Zygote::start(&config, &dir.script, &dir.prepare(&config, &work_dir)).await?;
+        Ok(Self::run(config, work_dir, dir, sink, Some(zygote)))
+    }
+
+    /// A pool that uses no slot and starts nothing before [`resize`](Self::resize) says so. If its interpreter does not get
+    /// ready then, tasks are `Lost` with the reason.
+    ///
+    /// Needs a tokio runtime with time and I/O, on which the pool lives from then on.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration that cannot be, `Io`.
+    pub fn empty(config: ProcessPoolConfig, sink: Arc<dyn ExecutorSink>) -> Result<Self> {
+        let (work_dir, dir) = prepare(&config)?;
+        Ok(Self::run(config, work_dir, dir, sink, None))
+    }
+
+    fn run(
+        config: ProcessPoolConfig,
+        work_dir: String,
+        dir: PrivateDir,
+        sink: Arc<dyn ExecutorSink>,
+        zygote: Option<Zygote>,
+    ) -> Self {
         let (requests, incoming) = mpsc::unbounded_channel();
         let (drained_sender, drained) = watch::channel(false);
         let groups = Arc::new(Groups::default());
         let shared = SharedSink(Arc::clone(&sink));
-        let driver = Driver::new(config, work_dir, sink, dir, Arc::clone(&groups), incoming, drained_sender);
+        let mut driver =
+            Driver::new(config, work_dir, sink, dir, Arc::clone(&groups), incoming, drained_sender);
+        if zygote.is_none() {
+            driver.start_empty();
+        }
         let capacity = driver.capacity();
         tokio::spawn(driver.run(zygote));
-        Ok(Self { requests, drained, groups, capacity, sink: shared })
+        Self { requests, drained, groups, capacity, sink: shared }
+    }
+
+    /// Uses at most so many of its slots from now on, for pools that share those of a manager. What runs goes on; the
+    /// capacity that the pool says next counts a slot until its worker has ended.
+    pub fn resize(&self, slots: u32) {
+        // A pool that is gone uses none.
+        let _ = self.requests.send(Request::Resize(slots));
     }
 
     /// Drains at once: what runs is asked to end (SIGTERM), and killed after the grace. What had begun is `Lost` with this
@@ -202,6 +232,15 @@ impl ProcessPool {
         // A pool that is gone has given everything its outcome.
         let _ = self.requests.send(Request::Stop(failure));
     }
+}
+
+/// What a pool needs on the disk.
+fn prepare(config: &ProcessPoolConfig) -> Result<(String, PrivateDir)> {
+    let work_dir = config.check()?;
+    let dir = PrivateDir::create(WORKER_PY).map_err(|error| {
+        Error::new(ErrorKind::Io, "start worker processes", "no private directory").with_source(error)
+    })?;
+    Ok((work_dir, dir))
 }
 
 impl Executor for ProcessPool {

@@ -106,7 +106,7 @@ pub(super) enum Cause {
     Stopped,
     /// The zygote was lost, and its workers with it.
     ZygoteLost,
-    /// The pool drains.
+    /// The pool drains, or has fewer slots than before.
     Drained,
 }
 

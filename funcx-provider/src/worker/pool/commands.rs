@@ -18,8 +18,8 @@ impl PoolState {
         let may_start = self.zygote == Zygote::Ready
             && self.slots.starting() < MAX_BOOTING
             && self.ask_again <= self.now.tick
-            && (is_first || self.slots.vacant() + self.slots.booting() > self.calls.waiting);
-        let vacant = self.slots.next_vacant().map(|(_, slot)| slot);
+            && (is_first || self.spare() + self.slots.booting() > self.calls.waiting);
+        let vacant = self.slots.next_vacant().filter(|_| self.spare() > 0).map(|(_, slot)| slot);
         let idle = self.slots.next_idle(self.turn).filter(|_| is_first);
         let Some(slot) = vacant.or(idle).filter(|_| may_start) else { return false };
         let Some(key) = self.take_next(true, |_, _| true) else { return false };

@@ -2,8 +2,7 @@
 
 use funcx_core::model::{Failure, Now, OutcomeKind};
 
-use super::super::protocol::FrameWriter;
-use super::super::slot::{Cause, Ending, Stage};
+use super::super::slot::Cause;
 use super::{PoolOutput, PoolState, Zygote, waiting::Queue};
 
 impl PoolState {
@@ -54,12 +53,7 @@ impl PoolState {
         }
         self.file_slots();
         while let Some(slot) = self.slots.next_idle(0) {
-            let place = &mut self.slots[slot];
-            let mut writer = FrameWriter::default();
-            writer.exit();
-            self.outputs.push_back(PoolOutput::Send { worker: place.worker, pieces: writer.finish() });
-            let kill_at = Some(self.now.tick + self.settings.kill_grace);
-            place.stage = Stage::Ending(Ending { cause: Cause::Drained, kill_at, settle_at: None });
+            self.dismiss(slot);
             self.file_slots();
         }
         while let Some(slot) = self.slots.any_booting() {
@@ -74,7 +68,7 @@ impl PoolState {
                 self.zygote = Zygote::Stopping;
                 self.outputs.push_back(PoolOutput::StopZygote);
             }
-            Zygote::Waiting { .. } | Zygote::Gone => self.drained = true,
+            Zygote::NotWanted | Zygote::Waiting { .. } | Zygote::Gone => self.drained = true,
             Zygote::Starting | Zygote::Stopping => {}
         }
     }

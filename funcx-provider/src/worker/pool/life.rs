@@ -216,6 +216,7 @@ impl PoolState {
         let may_fork = self.zygote == Zygote::Ready
             && self.needs_workers()
             && self.slots.booting() < MAX_BOOTING
+            && self.spare() > 0
             && (self.calls.waiting > 0 || self.slots.ending() == 0)
             && (self.slots.workers() < WARM_WORKERS || self.calls.waiting > self.slots.booting());
         if may_fork { self.slots.next_vacant() } else { None }

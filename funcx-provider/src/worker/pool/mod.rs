@@ -30,6 +30,7 @@ mod frames;
 mod life;
 mod schedule;
 mod settle;
+mod size;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -114,6 +115,8 @@ pub(super) struct PoolState {
     /// Waiting tasks that must begin or end by some time, and that time.
     expiries: BTreeSet<(Tick, u32)>,
     slots: Slots,
+    /// How many of them may be used.
+    allowed: usize,
     /// Tasks of all functions.
     mean: MeanTime,
     serial: u32,
@@ -149,6 +152,7 @@ pub(super) struct PoolState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Zygote {
+    NotWanted,
     Starting,
     Ready,
     Waiting { until: Tick },
@@ -214,6 +218,7 @@ impl PoolState {
     /// A pool whose zygote is being started.
     pub(super) fn new(settings: PoolSettings, now: Now) -> Self {
         let slots = Slots::new(settings.workers, now.tick);
+        let allowed = slots.len();
         let mut state = Self {
             settings,
             functions: FunctionTable::new(limit::MAX_WORKER_FUNCTIONS),
@@ -224,6 +229,7 @@ impl PoolState {
             arrivals: 0,
             expiries: BTreeSet::new(),
             slots,
+            allowed,
             mean: MeanTime::default(),
             serial: 0,
             turn: 0,
@@ -256,10 +262,10 @@ impl PoolState {
         if self.draining || self.broken.is_some() {
             return Capacity::default();
         }
-        let slots = self.settings.workers;
-        let ahead = 2 * u64::from(slots) * self.mean.depth();
+        let ahead = 2 * self.allowed as u64 * self.mean.depth();
         Capacity {
-            slots,
+            // Never more than `workers`.
+            slots: self.allowed.max(self.in_use()) as u32,
             prefetch: u32::try_from(ahead).unwrap_or(u32::MAX).min(limit::MAX_PEER_CREDITS / 2),
         }
     }
@@ -401,6 +407,7 @@ impl PoolState {
 
     pub(super) fn poll_output(&mut self) -> Option<PoolOutput> {
         if std::mem::take(&mut self.dirty) {
+            self.trim();
             self.schedule();
             self.advance_drain();
             self.file_slots();
@@ -485,8 +492,9 @@ impl PoolState {
 
     fn advertise(&mut self) {
         let (old, new) = (self.advertised.credits(), self.capacity().credits());
-        // Small changes are not worth a message.
-        if new != old && (new >= old.saturating_mul(2) || new <= old / 2) {
+        // Small changes are not worth a message, unless others wait for the slots.
+        let is_resized = self.advertised.slots != self.capacity().slots;
+        if is_resized || new != old && (new >= old.saturating_mul(2) || new <= old / 2) {
             self.advertised = self.capacity();
             self.outputs.push_back(PoolOutput::Event(ExecutorEvent::Capacity(self.advertised)));
         }

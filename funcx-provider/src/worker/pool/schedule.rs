@@ -24,7 +24,8 @@ impl PoolState {
         let mut given = Vec::new();
         while self.fill_slot(&mut given) {}
         // What is left is spread evenly. A worker that is full leaves its share to the others, in another round.
-        while self.calls.waiting > 0 && self.slots.roomy().len() > 0 {
+        // While there are too many workers, pipelines run dry: the first one that has none ends.
+        while self.calls.waiting > 0 && self.slots.roomy().len() > 0 && self.excess() == 0 {
             let share = self.calls.waiting.div_ceil(self.slots.roomy().len());
             let round: Vec<_> = self.slots.roomy().take(self.calls.waiting).collect();
             let mut is_full = false;

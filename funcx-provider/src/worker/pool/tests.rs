@@ -1,6 +1,7 @@
 //! The pool over workers and commands that exist only here.
 
 mod commands;
+mod size;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -973,6 +974,11 @@ fn random_step(bench: &mut Bench, dice: &mut Dice, attempts: &mut Vec<AttemptId>
                 }
                 bench.settle();
             }
+        }
+        8 if dice.roll(3) == 0 => {
+            let slots = dice.roll(bench.state.slots.len() as u64 + 1) as u32;
+            bench.state.resize(slots, bench.now);
+            bench.settle();
         }
         _ => serve(bench, dice),
     }
