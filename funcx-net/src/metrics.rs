@@ -5,7 +5,7 @@
 
 use funcx_core::contract::PlacementPolicy;
 use funcx_core::model::OutcomeKind;
-use funcx_core::state::{Counters, LaneId, LinkCounters, Node};
+use funcx_core::state::{Counters, LaneId, LinkCounters, Node, WarmCounters};
 use funcx_core::{Error, ErrorKind, Result};
 use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -59,6 +59,8 @@ pub struct NodeFigures {
     pub peers_away: u64,
     /// Worker slots of those that are connected.
     pub slots: u64,
+    /// What happened to slots that several environments share.
+    pub warm: WarmCounters,
 }
 
 impl NodeFigures {
@@ -67,7 +69,12 @@ impl NodeFigures {
         node: &Node<P>,
         lanes: impl IntoIterator<Item = (String, LaneId)>,
     ) -> Self {
-        let mut figures = Self { counters: node.counters(), links: node.link_counters(), ..Self::default() };
+        let mut figures = Self {
+            counters: node.counters(),
+            links: node.link_counters(),
+            warm: node.warm_counters(),
+            ..Self::default()
+        };
         figures.queues.extend(lanes.into_iter().map(|(name, lane)| {
             let load = node.load(lane);
             QueueFigures {
@@ -188,6 +195,26 @@ impl NodeFigures {
             ["state"],
             [(["connected"], self.peers_connected), (["away"], self.peers_away)],
         )?;
+        let WarmCounters { cold_starts, switches, retired } = self.warm;
+        for (name, help, value) in [
+            (
+                "funcx_cold_starts_total",
+                "Slots in which a worker of another environment than before was started.",
+                cold_starts,
+            ),
+            (
+                "funcx_worker_switches_total",
+                "Of these, those for which a worker of another one had to go.",
+                switches,
+            ),
+            (
+                "funcx_workers_retired_total",
+                "Slots of environments that nobody had needed for long.",
+                retired,
+            ),
+        ] {
+            exposition.counter(name, help, value)?;
+        }
         exposition.gauge(
             "funcx_worker_slots",
             "Worker slots of the nodes below that are connected.",

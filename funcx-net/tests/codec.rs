@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use funcx_core::contract::Frame;
 use funcx_core::message::{
-    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, TaskBatch, Welcome,
-    WireAttempt, WireCapacity, WireTaskEvent,
+    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, TaskBatch, Warm,
+    WarmType, Welcome, WireAttempt, WireCapacity, WireTaskEvent,
 };
 use funcx_core::model::{
     ErrorKind, Function, FunctionBody, FunctionHash, FunctionKind, Hop, IdentityId, Outcome, OutcomeKind,
@@ -85,6 +85,15 @@ fn samples() -> Vec<Message> {
         Message::Drain,
         Message::Ping(250),
         Message::Abandon(vec![attempt(5)]),
+        Message::Warm(Warm {
+            types: vec![
+                WarmType { environment: None, slots: 3 },
+                WarmType { environment: Some("ml".into()), slots: 500 },
+            ],
+            cold_starts: 70_000,
+            switches: 300,
+            retired: 2,
+        }),
     ]
 }
 
@@ -256,6 +265,9 @@ fn what_the_other_side_would_refuse_is_not_sent() {
     let attempt = WireAttempt { task: TaskId::from_u128(1), number: 1 };
     assert_eq!(kind(Message::Cancel(vec![attempt; limit::MAX_BATCH_TASKS + 1])), ErrorKind::LimitExceeded);
     assert!(encode(Message::Cancel(vec![attempt; limit::MAX_BATCH_TASKS])).is_ok());
+
+    let types = vec![WarmType { environment: None, slots: 1 }; limit::MAX_ENVIRONMENTS + 2];
+    assert_eq!(kind(Message::Warm(Warm { types, ..Warm::default() })), ErrorKind::LimitExceeded);
 
     let mut batch = TaskBatch::default();
     batch.payloads.push("no head".into());

@@ -1,10 +1,10 @@
 //! The loop of a running endpoint.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use funcx_core::contract::{Connection, Listener};
 use funcx_core::message::Refused;
-use funcx_core::state::{Counters, LaneId, Uplink};
+use funcx_core::state::{Counters, LaneId, Node, Uplink};
 use funcx_net::driver::{Clock, NodeHandle, NodeNotice};
 use funcx_net::journal::Journal;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -179,7 +179,7 @@ impl Running {
                     }
                 }
                 // A service that is restarted is away for a while.
-                Event::Noticed(NodeNotice::AbsentAbove | NodeNotice::Events(_)) => {}
+                Event::Noticed(NodeNotice::AbsentAbove | NodeNotice::Events(_) | NodeNotice::Resize(..)) => {}
                 Event::Accepted(Ok(connection)) => self.node.accept(connection),
                 Event::Accepted(Err(error)) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -209,9 +209,17 @@ impl Running {
             let managers = node.peers().filter(|peer| peer.connected);
             let (managers, workers) =
                 managers.fold((0, 0), |(n, slots), peer| (n + 1, slots + peer.capacity.slots));
-            (node.load(LaneId(0)), managers, workers, node.uplink().is_some_and(Uplink::is_open))
+            let counters = node.warm_counters();
+            (
+                node.load(LaneId(0)),
+                managers,
+                workers,
+                node.uplink().is_some_and(Uplink::is_open),
+                warm(node),
+                counters,
+            )
         });
-        let Ok((load, managers, workers, connected)) = seen.await else { return Vec::new() };
+        let Ok((load, managers, workers, connected, warm, counters)) = seen.await else { return Vec::new() };
         let requests = match scale {
             true => self.blocks.handle_load(load.queued + load.leased, clock.now().tick),
             false => Vec::new(),
@@ -223,6 +231,10 @@ impl Running {
             workers,
             queued: load.queued as u64,
             running: load.leased as u64,
+            warm,
+            cold_starts: counters.cold_starts,
+            switches: counters.switches,
+            retired: counters.retired,
             problem: self
                 .blocks
                 .problem()
@@ -296,6 +308,16 @@ impl Running {
             tracing::warn!(blocks = self.blocks.count(), "not all blocks have ended in time");
         }
     }
+}
+
+/// Slots of each environment in all managers that are connected.
+fn warm(node: &Node) -> BTreeMap<String, u32> {
+    let mut slots = BTreeMap::new();
+    for worker_type in node.peers().filter(|peer| peer.connected).flat_map(|peer| &peer.warm.types) {
+        let name = worker_type.environment.as_deref().unwrap_or("default");
+        *slots.entry(name.to_owned()).or_default() += worker_type.slots;
+    }
+    slots
 }
 
 /// Why to go on no longer, if so.

@@ -1,5 +1,6 @@
 //! What a running endpoint says about itself.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,14 @@ pub struct EndpointStatus {
     pub queued: u64,
     /// Tasks at managers.
     pub running: u64,
+    /// Slots of each environment, if managers have several; the default one is called `default`.
+    pub warm: BTreeMap<String, u32>,
+    /// Slots in which a worker of another environment than before was started.
+    pub cold_starts: u64,
+    /// Those of them for which a worker of another environment had to go.
+    pub switches: u64,
+    /// Slots of environments that were given up because nobody had needed them for long.
+    pub retired: u64,
     /// What keeps the endpoint from working, such as workers that do not start; `None` if nothing does.
     pub problem: Option<String>,
 }

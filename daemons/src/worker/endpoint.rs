@@ -70,6 +70,7 @@ impl Endpoint {
                         return Ok(());
                     }
                     NodeNotice::AbsentAbove
+                    | NodeNotice::Resize(..)
                     | NodeNotice::PeerUp(_)
                     | NodeNotice::PeerDown(_)
                     | NodeNotice::PeerLost(_)

@@ -10,7 +10,7 @@
 //!         ◀─────────────────────────── Welcome | Refused
 //!   Held… Capacity ──────────────────▶   (open)
 //!         ◀─────────────────────────── Functions Tasks Cancel Abandon OutcomesAcked Drain Ping
-//!   Outcomes Capacity TaskEvents GaveBack Report Pong Goodbye ─▶
+//!   Outcomes Capacity Warm TaskEvents GaveBack Report Pong Goodbye ─▶
 //! ```
 //!
 //! These are wire types. A head is what a frame's header carries; payloads travel behind the header and are never
@@ -67,6 +67,8 @@ pub enum Message {
     Held(Vec<WireAttempt>),
     /// Up: room for tasks. The first one opens the session.
     Capacity(WireCapacity),
+    /// Up: which types of workers have how many of the slots. Only from nodes with workers of several types.
+    Warm(Warm),
     /// Up: outcomes, kept until acknowledged.
     Outcomes(OutcomeBatch),
     /// Up: what happened to attempts that have not ended.
@@ -214,6 +216,29 @@ impl From<WireCapacity> for Capacity {
     }
 }
 
+/// The types of workers of a node, and what became of its slots. How many slots of a type are idle is not said: who gives out
+/// the tasks knows sooner than any message could tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Warm {
+    /// Types that have slots; at most one for each environment that an endpoint may have, and one more.
+    pub types: Vec<WarmType>,
+    /// Slots in which a worker of another type than before was started, since the node was.
+    pub cold_starts: u64,
+    /// Those of them for which a worker of another type had to go.
+    pub switches: u64,
+    /// Slots that were given up because nobody had needed them for long.
+    pub retired: u64,
+}
+
+/// Slots with workers of one type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmType {
+    /// The environment that its workers are in; `None` is the default one.
+    pub environment: Option<String>,
+    /// Slots, with and without a task.
+    pub slots: u32,
+}
+
 /// A [`TaskEvent`] on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireTaskEvent {
@@ -293,6 +318,7 @@ impl Message {
             Self::Hello(_) => "Hello",
             Self::Held(_) => "Held",
             Self::Capacity(_) => "Capacity",
+            Self::Warm(_) => "Warm",
             Self::Outcomes(_) => "Outcomes",
             Self::TaskEvents(_) => "TaskEvents",
             Self::Report(_) => "Report",

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::contract::Capacity;
 use crate::message::{
-    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, TaskBatch, Welcome,
+    FunctionBatch, Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, TaskBatch, Warm, Welcome,
     WireAttempt,
 };
 use crate::model::{AttemptId, FunctionHash, IdMap, Now, Task, TaskEvent, Tick, limit};
@@ -51,6 +51,8 @@ pub enum DownlinkEvent {
     },
     /// Its room changed.
     Capacity(Capacity),
+    /// The slots of its types of workers changed.
+    Warm(Warm),
     /// Attempts ended.
     Outcomes(OutcomeBatch),
     /// What happened to attempts that have not ended.
@@ -135,6 +137,7 @@ impl Downlink {
             (State::Open, Message::Capacity(capacity)) => {
                 self.events.push_back(DownlinkEvent::Capacity(bounded(capacity.into())));
             }
+            (State::Open, Message::Warm(warm)) => self.events.push_back(DownlinkEvent::Warm(warm)),
             (State::Open, Message::Outcomes(batch)) => self.events.push_back(DownlinkEvent::Outcomes(batch)),
             (State::Open, Message::TaskEvents(events)) => {
                 let events = events.into_iter().map(TaskEvent::from).collect();

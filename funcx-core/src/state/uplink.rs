@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::contract::Capacity;
 use crate::message::{
-    Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, WireAttempt, WireTaskEvent,
+    Hello, MAGIC, Message, OutcomeBatch, PROTOCOL, Refused, Report, Role, Warm, WireAttempt, WireTaskEvent,
 };
 use crate::model::{
     AttemptId, Function, FunctionHash, IdMap, Now, Outcome, Task, TaskEvent, TaskEventKind, TaskId, Tick,
@@ -81,6 +81,7 @@ pub struct Uplink {
     outbox: VecDeque<OutcomeBatch>,
     next_sequence: u64,
     capacity: Capacity,
+    warm: Option<Warm>,
     messages: VecDeque<Message>,
     events: VecDeque<UplinkEvent>,
 }
@@ -122,6 +123,7 @@ impl Uplink {
             outbox: VecDeque::new(),
             next_sequence: 1,
             capacity: Capacity::default(),
+            warm: None,
             messages: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -254,6 +256,16 @@ impl Uplink {
         }
     }
 
+    /// The slots of the types of workers below changed. Never said by nodes with workers of one type.
+    pub fn set_warm(&mut self, warm: Warm) {
+        if self.warm.as_ref() != Some(&warm) {
+            if self.is_open() {
+                self.messages.push_back(Message::Warm(warm.clone()));
+            }
+            self.warm = Some(warm);
+        }
+    }
+
     /// Goes on with what an earlier life of this node has left: it holds what it has outcomes for.
     pub fn restore(&mut self, outbox: Vec<OutcomeBatch>, next_sequence: u64) {
         self.next_sequence = next_sequence.max(1);
@@ -366,6 +378,7 @@ impl Uplink {
             self.held.iter().map(|(task, held)| WireAttempt { task: *task, number: held.given }).collect();
         self.messages.extend(held.chunks(limit::MAX_BATCH_TASKS).map(|chunk| Message::Held(chunk.to_vec())));
         self.messages.push_back(Message::Capacity(self.capacity.into()));
+        self.messages.extend(self.warm.clone().map(Message::Warm));
         let lost = self.held.iter().flat_map(|(task, held)| {
             let Held { given, current, granted } = *held;
             // Only the last ones matter if a peer claims to have lost more attempts than there can be.

@@ -44,6 +44,25 @@ pub struct WarmCounters {
     pub retired: u64,
 }
 
+impl WarmCounters {
+    /// Adds what was counted elsewhere.
+    pub const fn add(&mut self, more: Self) {
+        self.cold_starts = self.cold_starts.saturating_add(more.cold_starts);
+        self.switches = self.switches.saturating_add(more.switches);
+        self.retired = self.retired.saturating_add(more.retired);
+    }
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self {
+            cold_starts: self.cold_starts.saturating_sub(earlier.cold_starts),
+            switches: self.switches.saturating_sub(earlier.switches),
+            retired: self.retired.saturating_sub(earlier.retired),
+        }
+    }
+}
+
 /// Decides how many slots each type of worker has.
 ///
 /// Feed it input, then poll [`poll_output`](Self::poll_output) until it is empty, and before sleeping ask

@@ -47,6 +47,7 @@ kinds! {
     Pong = 0x07,
     Goodbye = 0x08,
     GaveBack = 0x09,
+    Warm = 0x0a,
     Welcome = 0x81,
     Refused = 0x82,
     Functions = 0x83,

@@ -35,9 +35,9 @@ use bytes::Bytes;
 use funcx_core::contract::Frame;
 use funcx_core::message::{
     FunctionBatch, FunctionHead, Hello, Message, OutcomeBatch, OutcomeHead, Refused, SpecHead, TaskBatch,
-    TaskHead, Welcome, WireAttempt,
+    TaskHead, Warm, WarmType, Welcome, WireAttempt,
 };
-use funcx_core::model::{Error, ErrorKind, FunctionHash, Result, limit};
+use funcx_core::model::{Error, ErrorKind, FunctionHash, Result, is_environment_name, limit};
 
 use header::List;
 use kind::Kind;
@@ -52,6 +52,9 @@ type Batch<T> = List<T, { limit::MAX_BATCH_TASKS }>;
 
 /// Entries of `TaskEvents`: a peer holds no more attempts that could begin.
 const MAX_EVENTS: usize = limit::MAX_PEER_CREDITS as usize;
+
+/// Types of workers: the environments and the default one.
+const MAX_TYPES: usize = limit::MAX_ENVIRONMENTS + 1;
 
 /// Functions to forget: all that a session holds, which is at most one batch more than its bound.
 const MAX_FORGET: usize = limit::MAX_SESSION_FUNCTIONS + limit::MAX_BATCH_TASKS;
@@ -82,6 +85,10 @@ pub fn encode(message: Message) -> Result<Frame> {
         Message::TaskEvents(events) => {
             bounded(events.len(), MAX_EVENTS)?;
             Encoder::new(kind, events.len()).finish(&events)
+        }
+        Message::Warm(warm) => {
+            bounded(warm.types.len(), MAX_TYPES)?;
+            Encoder::new(kind, warm.types.len()).finish(&warm)
         }
         Message::Pong(number) | Message::Ping(number) | Message::OutcomesAcked(number) => {
             Encoder::new(kind, 0).finish(&number)
@@ -135,6 +142,11 @@ fn decode_kind(kind: Kind, frame: &Bytes) -> Result<Message> {
         Kind::Cancel => Message::Cancel(header::read::<Batch<WireAttempt>>(header)?.0),
         Kind::Abandon => Message::Abandon(header::read::<Batch<WireAttempt>>(header)?.0),
         Kind::TaskEvents => Message::TaskEvents(header::read::<List<_, MAX_EVENTS>>(header)?.0),
+        Kind::Warm => {
+            let (types, cold_starts, switches, retired): (List<WarmType, MAX_TYPES>, _, _, _) =
+                header::read(header)?;
+            Message::Warm(checked_warm(Warm { types: types.0, cold_starts, switches, retired })?)
+        }
         Kind::Pong => Message::Pong(header::read(header)?),
         Kind::Ping => Message::Ping(header::read(header)?),
         Kind::OutcomesAcked => Message::OutcomesAcked(header::read(header)?),
@@ -205,6 +217,14 @@ fn checked_welcome(welcome: Welcome) -> Result<Welcome> {
 fn checked_refused(refused: Refused) -> Result<Refused> {
     checked("reason", &refused.reason)?;
     Ok(refused)
+}
+
+fn checked_warm(warm: Warm) -> Result<Warm> {
+    let names = warm.types.iter().filter_map(|worker_type| worker_type.environment.as_deref());
+    match names.into_iter().all(is_environment_name) {
+        true => Ok(warm),
+        false => Err(malformed("an environment has a name that none can have")),
+    }
 }
 
 /// A reason may quote the peer at length; the peer must be able to read it nevertheless.

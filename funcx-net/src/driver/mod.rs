@@ -78,6 +78,8 @@ pub enum NodeNotice {
     PeerDown(PeerInfo),
     /// A node below is given up: it is dead, or did not come back in time.
     PeerLost(PeerInfo),
+    /// The executor of this lane has so many of the shared slots from now on. Said before it is given tasks for them.
+    Resize(LaneId, u32),
     /// The session with the node above is open.
     OpenedAbove,
     /// The node above does not take us.
@@ -251,7 +253,7 @@ impl<P: PlacementPolicy + Default> NodeHandle<P> {
     }
 
     /// Attaches an executor that was built with the sink of this token. It serves `lane`, or a new lane to which tasks
-    /// of its kinds are routed.
+    /// of its kinds are routed that ask for the default environment.
     pub fn attach(&self, token: ExecutorToken, executor: Arc<dyn Executor>, lane: Option<LaneId>) {
         let kinds = executor.capability().kinds;
         let _ = self.inputs.send(Input::Attach { token: token.0, kinds, executor, lane });
@@ -420,7 +422,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
             Input::Attach { token, kinds, executor, lane } => {
                 let lane = lane.unwrap_or_else(|| {
                     let lane = self.node.open_lane();
-                    kinds.iter().for_each(|kind| self.node.route(*kind, lane));
+                    kinds.iter().for_each(|kind| self.node.route_environment(*kind, None, lane));
                     lane
                 });
                 let peer = self.node.attach_executor(lane, executor.capability().capacity);
@@ -502,6 +504,7 @@ impl<P: PlacementPolicy + Default> Driver<P> {
                     }));
                 }
                 NodeOutput::Record(record, entries) => self.record(record, entries),
+                NodeOutput::Resize(lane, slots) => self.host.notice(NodeNotice::Resize(lane, slots)),
                 NodeOutput::DrainExecutor(peer) => {
                     if let Some(executor) = self.executors.get(&peer) {
                         self.drains.spawn(executor.drain());

@@ -59,6 +59,7 @@ impl NodeHost for Host {
                 tokio::spawn(service.keep_events(events));
             }
             NodeNotice::PeerLost(_)
+            | NodeNotice::Resize(..)
             | NodeNotice::OpenedAbove
             | NodeNotice::RefusedAbove(_)
             | NodeNotice::AbsentAbove

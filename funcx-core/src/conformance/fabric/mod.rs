@@ -446,7 +446,8 @@ impl Fabric {
                 note!(self, "p{place} has lost {}", info.name);
                 self.losses.peers += 1;
             }
-            NodeOutput::OpenedAbove => {}
+            // Its managers have one executor each.
+            NodeOutput::OpenedAbove | NodeOutput::Resize(..) => {}
             NodeOutput::DrainExecutor(executor) => self.give_back(place, executor),
             NodeOutput::Record(record, entries) => self.record(place, record, entries),
             NodeOutput::Events(events) => self.keep(events),

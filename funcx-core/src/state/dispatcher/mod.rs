@@ -342,6 +342,11 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.counters
     }
 
+    /// The lane that a peer serves.
+    pub fn lane_of(&self, peer: PeerId) -> Option<LaneId> {
+        self.peers.get(peer.0 as usize).map(|peer| peer.lane)
+    }
+
     /// Attempts that a peer holds.
     pub fn held(&self, peer: PeerId) -> usize {
         self.peers.get(peer.0 as usize).map_or(0, |peer| peer.held.len())

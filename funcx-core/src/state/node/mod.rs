@@ -5,6 +5,7 @@
 
 mod react;
 mod record;
+mod sharing;
 mod speak;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,13 +14,15 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::record::Recorder;
+use self::sharing::{Environments, Route, Sharing};
 use super::dispatcher::{Counters, Dispatcher, DispatcherLimits, LaneId, LaneLoad, TaskState};
 use super::downlink::{Downlink, LinkPolicy};
 use super::invariant::Violation;
 use super::ledger::JournalEntry;
 use super::uplink::{Uplink, UplinkIdentity};
+use super::warm_slots::WarmCounters;
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId, PlacementPolicy};
-use crate::message::{Hello, Message, Refused, Report};
+use crate::message::{Hello, Message, Refused, Report, Warm};
 use crate::model::{
     AttemptId, FunctionKind, Hop, HopStamps, IdentityId, Now, Outcome, Task, TaskEvent, TaskEventKind,
     TaskId, Tick,
@@ -86,6 +89,8 @@ pub enum NodeOutput {
     Run(PeerId, Vec<Task>),
     /// Let the executor stop these.
     Stop(PeerId, Vec<AttemptId>),
+    /// Let the executor of this lane have so many of the shared slots (see [`Node::share_lane`]).
+    Resize(LaneId, u32),
     /// Let the executor finish what has begun, and give back the rest.
     DrainExecutor(PeerId),
     /// Write this down, then say [`Node::recorded`]. Entries are written in the order of these outputs.
@@ -124,6 +129,8 @@ pub struct PeerInfo {
     pub capacity: Capacity,
     /// What it last said about itself.
     pub report: Report,
+    /// What it last said about its types of workers; empty if they are all of one.
+    pub warm: Warm,
 }
 
 /// What happened to the links of a node since it was made.
@@ -149,7 +156,10 @@ pub struct LinkCounters {
 pub struct Node<P = IdleFirst> {
     config: NodeConfig,
     dispatcher: Dispatcher<P>,
-    routes: Vec<(FunctionKind, LaneId)>,
+    routes: Vec<Route>,
+    sharing: Option<Sharing>,
+    /// What happened to the shared slots of nodes below.
+    warm_below: WarmCounters,
     uplink: Option<Uplink>,
     links: BTreeMap<LinkId, Link>,
     peers: BTreeMap<PeerId, Peer>,
@@ -233,6 +243,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
             recorder: config.journal.then(Recorder::default),
             config,
             routes: Vec::new(),
+            sharing: None,
+            warm_below: WarmCounters::default(),
             links: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_node: BTreeMap::new(),
@@ -255,10 +267,19 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.dispatcher.open_lane()
     }
 
-    /// Tasks of this kind that come from above go to this lane.
+    /// Tasks of this kind that come from above go to this lane, whatever their environment: nodes below see to that.
     pub fn route(&mut self, kind: FunctionKind, lane: LaneId) {
-        self.routes.retain(|(routed, _)| *routed != kind);
-        self.routes.push((kind, lane));
+        self.set_route(kind, Environments::Any, lane);
+    }
+
+    /// Tasks of this kind that come from above and ask for this environment go to this lane. `None` is the default one.
+    pub fn route_environment(&mut self, kind: FunctionKind, environment: Option<&str>, lane: LaneId) {
+        self.set_route(kind, Environments::One(environment.map(str::to_owned)), lane);
+    }
+
+    fn set_route(&mut self, kind: FunctionKind, environments: Environments, lane: LaneId) {
+        self.routes.retain(|route| route.kind != kind || route.environments != environments);
+        self.routes.push(Route { kind, environments, lane });
     }
 
     /// How full a lane is.
@@ -469,8 +490,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
             ExecutorEvent::Capacity(new) => {
                 if let Some(Peer::Executor { capacity }) = self.peers.get_mut(&peer) {
                     let old = std::mem::replace(capacity, new);
-                    self.dispatcher.set_capacity(peer, new);
                     self.capacity_changed(old, new);
+                    let usable = self.executor_resized(peer, new, now);
+                    self.dispatcher.set_capacity(peer, usable);
                 }
             }
         }
@@ -531,6 +553,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
             self.pump_uplink(now);
         }
         self.dispatcher.handle_timeout(now);
+        if let Some(sharing) = &mut self.sharing {
+            sharing.handle_timeout(now);
+        }
         self.pump();
     }
 
@@ -540,7 +565,12 @@ impl<P: PlacementPolicy + Default> Node<P> {
             (*deadline, if matches!(timer, Timer::Link(_)) { "downlink" } else { "lease grace" })
         });
         let task = self.dispatcher.poll_timeout().map(|due| (due, "time to live or deadline of a task"));
-        own.into_iter().chain(task).chain(self.uplink.as_ref().and_then(Uplink::poll_timeout)).min()
+        let shared = self.sharing.as_ref().and_then(Sharing::poll_timeout).map(|due| (due, "shared slots"));
+        own.into_iter()
+            .chain(task)
+            .chain(shared)
+            .chain(self.uplink.as_ref().and_then(Uplink::poll_timeout))
+            .min()
     }
 
     /// What to do next; `None` when there is nothing until the next input.

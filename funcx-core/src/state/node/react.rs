@@ -1,10 +1,13 @@
 //! What a node does about what it is told: by links, by executors, by the node above.
 
+use std::sync::Arc;
+
+use super::sharing::{Environments, Route};
 use super::{Applicant, End, Node, NodeOutput, Peer, PeerInfo, Session, Timer, conflict};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
-use crate::message::Report;
+use crate::message::{Report, Warm};
 use crate::model::{
-    AttemptId, Failure, Now, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, limit,
+    AttemptId, Failure, Now, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, TaskSpec, Tick, limit,
 };
 use crate::state::downlink::DownlinkEvent;
 use crate::state::uplink::{Uplink, UplinkEvent};
@@ -23,6 +26,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 }
                 DownlinkEvent::Opened { held, capacity } => self.attach(link, &held, capacity, now),
                 DownlinkEvent::Capacity(capacity) => self.set_capacity(link, capacity),
+                DownlinkEvent::Warm(warm) => self.set_warm(link, warm),
                 DownlinkEvent::Outcomes(batch) => {
                     if let Some(peer) = self.peer_of(link) {
                         let sequence = batch.sequence;
@@ -93,6 +97,11 @@ impl<P: PlacementPolicy + Default> Node<P> {
             self.dispatcher.move_leases(old, peer, held);
             self.lose(old, End::Dead, "it started anew", now);
         }
+        // The same session goes on counting.
+        let warm = match self.peers.get(&peer) {
+            Some(Peer::Remote { info, .. }) => info.warm.clone(),
+            Some(Peer::Executor { .. }) | None => Warm::default(),
+        };
         if let Some(Peer::Remote { info, link: Some(old), .. }) = self.peers.get(&peer) {
             // The same process on a new connection: the old one is dead, only we did not notice yet.
             let (old, known) = (*old, info.capacity);
@@ -109,6 +118,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             connected: true,
             capacity,
             report: Report::default(),
+            warm,
         };
         self.by_node.insert(hello.node, peer);
         self.peers
@@ -273,18 +283,17 @@ impl<P: PlacementPolicy + Default> Node<P> {
         let (mut rejected, mut refused) = (Vec::new(), Vec::new());
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.next() {
-            let kind = first.spec.function.kind();
+            let spec = Arc::clone(&first.spec);
             let mut run = vec![first];
-            while let Some(task) = tasks.next_if(|task| task.spec.function.kind() == kind) {
+            while let Some(task) = tasks.next_if(|task| goes_with(&task.spec, &spec)) {
                 run.push(task);
             }
-            match self.routes.iter().find(|(routed, _)| *routed == kind) {
-                Some((_, lane)) => refused.extend(self.dispatcher.submit(*lane, run, now)),
+            let (kind, environment) = (spec.function.kind(), spec.shape.environment.as_ref());
+            let fits = |route: &&Route| route.kind == kind && route.environments.include(environment);
+            match self.routes.iter().find(fits) {
+                Some(route) => refused.extend(self.dispatcher.submit(route.lane, run, now)),
                 None => {
-                    let failure = Failure::new(
-                        "UnsupportedFunctionKind",
-                        format!("no worker here runs {kind} functions"),
-                    );
+                    let failure = no_route(&self.routes, &spec);
                     rejected
                         .extend(run.iter().map(|task| Outcome::failed(task, OutcomeKind::Raised, &failure)));
                 }
@@ -298,6 +307,36 @@ impl<P: PlacementPolicy + Default> Node<P> {
         if !rejected.is_empty() {
             self.deliver(rejected);
         }
+    }
+}
+
+/// Whether tasks with these specifications go the same way.
+fn goes_with(one: &Arc<TaskSpec>, other: &Arc<TaskSpec>) -> bool {
+    Arc::ptr_eq(one, other)
+        || one.function.kind() == other.function.kind() && one.shape.environment == other.shape.environment
+}
+
+/// Why a task goes nowhere.
+fn no_route(routes: &[Route], spec: &TaskSpec) -> Failure {
+    let kind = spec.function.kind();
+    let known: Vec<&Environments> =
+        routes.iter().filter(|route| route.kind == kind).map(|route| &route.environments).collect();
+    let names: Vec<String> = known
+        .iter()
+        .filter_map(|environments| match environments {
+            Environments::One(Some(name)) => Some(format!("`{name}`")),
+            Environments::One(None) | Environments::Any => None,
+        })
+        .collect();
+    match spec.shape.environment.as_deref() {
+        Some(name) if !known.is_empty() => {
+            let known = match names.is_empty() {
+                true => format!("{kind} functions run in the default one, which has no name"),
+                false => format!("{kind} functions run in {} and in the default one", names.join(", ")),
+            };
+            Failure::new("UnknownEnvironment", format!("there is no environment `{name}` here; {known}"))
+        }
+        _ => Failure::new("UnsupportedFunctionKind", format!("no worker here runs {kind} functions")),
     }
 }
 

@@ -14,6 +14,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             self.hand_back();
         }
         self.pump_dispatcher();
+        self.pump_sharing();
         self.advertise();
         if let Some(uplink) = &mut self.uplink {
             while let Some(message) = uplink.poll_message() {
@@ -182,7 +183,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     fn prefetch(&self) -> u64 {
         match self.config.prefetch {
             // Where nothing runs, nothing waits for its turn.
-            Some(fixed) if self.total_slots + self.total_prefetch > 0 => fixed.into(),
+            Some(fixed) if self.all_slots() + self.total_prefetch > 0 => fixed.into(),
             _ => self.total_prefetch,
         }
     }
@@ -191,6 +192,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     /// they fill less than half.
     pub(super) fn advertise(&mut self) {
         let waiting = self.prefetch() + u64::from(self.config.queue_tasks);
+        let slots = self.all_slots();
         let Some(uplink) = &mut self.uplink else { return };
         let fullest = (0..self.dispatcher.lanes())
             .map(|lane| self.dispatcher.load(LaneId(lane)).bytes)
@@ -200,7 +202,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.full = fullest > if self.full { bound / 2 } else { bound / 4 * 3 };
         uplink.set_capacity(match self.full || self.draining {
             true => Capacity::default(),
-            false => Capacity { slots: bounded(self.total_slots), prefetch: bounded(waiting) },
+            false => Capacity { slots: bounded(slots), prefetch: bounded(waiting) },
         });
     }
 }
