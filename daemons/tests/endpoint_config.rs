@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use funcx_core::model::FunctionId;
-use funcx_daemons::config::{EndpointConfig, EngineKind, LauncherKind};
+use funcx_core::state::KeepAlive;
+use funcx_daemons::config::{EndpointConfig, EngineKind, EnvironmentConfig, LauncherKind};
 
 fn parse(text: &str) -> EndpointConfig {
     EndpointConfig::parse(text).unwrap_or_else(|error| panic!("{text}\n{error}")).config
@@ -45,6 +46,7 @@ fn the_default_file_says_the_defaults_and_explains_every_key() {
                         "display_name",
                         "max_workers_per_node",
                         "prefetch",
+                        "environments",
                         "walltime",
                         "listen",
                         "worker_command",
@@ -59,6 +61,7 @@ fn the_default_file_says_the_defaults_and_explains_every_key() {
     assert_eq!(config.display_name.as_deref(), Some("my laptop"));
     assert_eq!(config.engine.max_workers_per_node.map(u32::from), Some(4));
     assert_eq!(config.engine.prefetch, Some(64));
+    assert_eq!(config.environments["ml"].python.as_deref(), Some("/opt/ml/bin/python"));
     assert_eq!(config.engine.provider.walltime, Some(Duration::from_secs(3600)));
     assert_eq!(config.listen.map(|address| address.to_string()).as_deref(), Some("tcp:127.0.0.1:0"));
     assert_eq!(config.worker_command, ["/path/to/my-worker"]);
@@ -345,4 +348,44 @@ fn what_is_not_yaml_is_refused_with_its_place() {
     assert!(problems("public: true\npublic: false").contains("public"), "a key that is there twice");
     let huge = format!("display_name: {}", "x".repeat(2 << 20));
     assert_eq!(problems(&huge), "line 1: the file is larger than 1048576 bytes");
+}
+
+#[test]
+fn environments_are_read_and_written_back() {
+    let text = "keep_alive: 10 min\nenvironments:\n  ml:\n    python: /opt/ml/bin/python\n    preload: [torch]\n    environment: {OMP_NUM_THREADS: 1}\n  plain: {}\n";
+    let config = parse(text);
+    assert_eq!(config.keep_alive, KeepAlive::Fixed(Duration::from_secs(600)));
+    assert_eq!(config.environments.keys().collect::<Vec<_>>(), ["ml", "plain"]);
+    let ml = &config.environments["ml"];
+    assert_eq!(ml.environment["OMP_NUM_THREADS"], "1");
+    assert_eq!((ml.worker_init.as_ref(), ml.preload.as_ref().map(Vec::len)), (None, Some(1)));
+    assert_eq!(config.environments["plain"], EnvironmentConfig::default());
+    assert_eq!(parse(&config.to_string()), config);
+    assert_eq!(parse("keep_alive: learned").keep_alive, KeepAlive::Learned);
+}
+
+#[test]
+fn environments_that_cannot_be_are_refused() {
+    check_refused(&[
+        (
+            "environments: {ml: {pyton: x}}",
+            "line 1: environments.ml.pyton is not known; did you mean `python`?",
+        ),
+        (
+            "environments: {default: {}}",
+            "line 1: environments holds the name `default`, which is that of the keys outside of `environments`",
+        ),
+        (
+            "environments: {'m l': {}}",
+            "line 1: environments holds the name `m l`; names are 1 to 64 letters, digits, `.`, `_` and `-`",
+        ),
+        ("environments: {ml: 3}", "line 1: environments.ml must be a map of keys, not the number `3`"),
+        (
+            "keep_alive: forever",
+            "line 1: keep_alive must be `learned`, or a duration up to a year, such as `10 min`, not `forever`",
+        ),
+    ]);
+    let many: String = (0..65).map(|n| format!("  e{n}: {{}}\n")).collect();
+    let problems = problems(&format!("environments:\n{many}"));
+    assert_eq!(problems, "line 1: environments holds 65 environments; at most 64 are possible");
 }

@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, str::FromS
 
 use funcx_core::contract::Address;
 use funcx_core::model::{FunctionId, limit};
+use funcx_core::state::KeepAlive;
 
 use super::document::{Node, Value};
+use super::environments::{self, EnvironmentConfig};
 use super::foreign;
 use super::quantity::LONGEST_DURATION;
 use super::section::{Findings, Problem, Section, Size};
@@ -48,6 +50,10 @@ pub struct EndpointConfig {
     pub environment: BTreeMap<String, String>,
     /// Python modules loaded once, before workers are forked.
     pub preload: Vec<String>,
+    /// Other environments that tasks may ask for, by name.
+    pub environments: BTreeMap<String, EnvironmentConfig>,
+    /// How long workers of an environment are kept without tasks, if there are several.
+    pub keep_alive: KeepAlive,
     /// Largest result of one task in bytes.
     pub max_result_bytes: u64,
     /// Captured output kept of each stream of a task, in bytes.
@@ -155,6 +161,8 @@ impl Default for EndpointConfig {
             worker_command: Vec::new(),
             environment: BTreeMap::new(),
             preload: Vec::new(),
+            environments: BTreeMap::new(),
+            keep_alive: KeepAlive::Learned,
             max_result_bytes: limit::MAX_PAYLOAD_BYTES as u64,
             max_output_bytes: limit::MAX_OUTPUT_BYTES as u64,
             kill_grace: Duration::from_secs(2),
@@ -288,6 +296,8 @@ fn read_endpoint(mut file: Section<'_>) -> EndpointConfig {
             .unwrap_or_default(),
         environment: file.get("environment").unwrap_or_default(),
         preload: file.get("preload").unwrap_or_default(),
+        environments: environments::read(&mut file),
+        keep_alive: file.get("keep_alive").unwrap_or_default(),
         max_result_bytes: file
             .get_if("max_result_size", &max_result, |size: &Size| size.0 <= limit::MAX_PAYLOAD_BYTES as u64)
             .map_or(default.max_result_bytes, |size| size.0),

@@ -7,6 +7,7 @@
 
 mod document;
 mod endpoint;
+mod environments;
 mod foreign;
 mod interpreter;
 mod quantity;
@@ -17,6 +18,7 @@ pub use document::{Entry, Node, Value};
 pub use endpoint::{
     ConfigError, EndpointConfig, EngineConfig, EngineKind, LauncherKind, ProviderConfig, Read,
 };
+pub use environments::{EnvironmentConfig, Environments, format_keep_alive, parse_keep_alive};
 pub use interpreter::interpreter;
 pub use quantity::{LONGEST_DURATION, format_duration, format_size, parse_duration, parse_size};
 pub use section::{Findings, Foreign, FromValue, Problem, Section, Size};

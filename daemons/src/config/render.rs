@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::endpoint::{EndpointConfig, EngineKind};
+use super::environments::{Environments, format_keep_alive};
 use super::quantity::{format_duration, format_size};
 
 const HEAD: &str = "\
@@ -133,6 +134,19 @@ impl EndpointConfig {
             "Variables that managers and workers get besides the endpoint's own.",
             "environment",
             format!("{{{}}}", environment.join(", ")),
+        );
+        let environments = (!self.environments.is_empty()).then(|| Environments(self.environments.clone()));
+        file.option(
+            "Other environments that tasks may ask for; what one does not say is as outside of it.",
+            "environments",
+            // JSON is YAML too.
+            environments,
+            "{ml: {python: /opt/ml/bin/python, worker_init: 'module load cuda', preload: [], environment: {}}}",
+        );
+        file.key(
+            "How long workers of an environment are kept without tasks: learned from its pauses, or a duration.",
+            "keep_alive",
+            format_keep_alive(self.keep_alive),
         );
         file.key("Largest result of a task.", "max_result_size", format_size(self.max_result_bytes));
         file.key(

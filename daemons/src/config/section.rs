@@ -129,6 +129,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The sections at `key` by their names, which the file chooses.
+    pub fn sections(&mut self, key: &'static str) -> Vec<(String, Section<'a>)> {
+        let section = self.section(key);
+        let named = section.entries.iter().map(|entry| {
+            let path = section.path_of(&entry.key);
+            (entry.key.clone(), Section::new(path, &entry.node, self.findings))
+        });
+        named.collect()
+    }
+
     /// Complains about the value of `key`.
     pub fn problem(&self, key: &str, message: impl Into<String>) {
         let line = self.entries.iter().find(|entry| entry.key == key).map_or(self.line, |entry| entry.line);

@@ -9,9 +9,9 @@ use std::{
 use funcx_core::contract::{Address, Command};
 use funcx_core::model::{BlockId, EndpointId, ManagerId};
 
-use crate::config::EndpointConfig;
+use crate::config::{EndpointConfig, Environments};
 use crate::exit::{Exit, Failed};
-use crate::worker::{INIT_VARIABLE, MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
+use crate::worker::{ENVIRONMENTS_VARIABLE, INIT_VARIABLE, MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
 
 /// Variable with the token of the endpoint, which managers and their workers must not see.
 pub const TOKEN_VARIABLE: &str = "FUNCX_TOKEN";
@@ -52,6 +52,8 @@ impl ManagerTemplate {
             prefetch: config.engine.prefetch,
             python: config.python.clone(),
             worker_init: config.engine.provider.worker_init.clone(),
+            environments: Environments(config.environments.clone()),
+            keep_alive: config.keep_alive,
             work_dir: directory.join(&config.engine.working_dir),
             preload: config.preload.clone(),
             max_result_size: config.max_result_bytes,
@@ -86,6 +88,7 @@ impl ManagerTemplate {
             .with_variable(MANAGER_VARIABLE, manager.to_string())
             .with_variable(SECRET_VARIABLE, secret)
             .with_variable(INIT_VARIABLE, &self.options.worker_init)
+            .with_variable(ENVIRONMENTS_VARIABLE, self.options.environments.to_string())
             // Commands inherit the endpoint's environment, and the token is nothing for them.
             .with_variable(TOKEN_VARIABLE, "");
         // What the configuration names by a relative path is in the endpoint's directory, wherever it was started.

@@ -13,9 +13,9 @@ use std::{
 use funcx_core::contract::{ExecutorEvent, ExecutorSink};
 use funcx_core::model::{Failure, OutcomeKind, Tick};
 use funcx_net::driver::{Clock, NodeHandle};
-use funcx_provider::worker::ProcessPool;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::pools::Pools;
 use crate::exit::Failed;
 use crate::signal::Stop;
 
@@ -141,7 +141,7 @@ impl fmt::Display for Counts {
 /// What a manager that ends consists of.
 pub(super) struct Leaving<'a> {
     pub(super) node: &'a NodeHandle,
-    pub(super) pool: &'a ProcessPool,
+    pub(super) pools: &'a Pools,
     pub(super) tally: &'a Tally,
     pub(super) drain_timeout: Duration,
     pub(super) kill_grace: Duration,
@@ -180,7 +180,7 @@ impl Leaving<'_> {
         let ended = match in_time {
             Some(ended) => ended,
             None => {
-                self.pool.stop(reason.failure());
+                self.pools.stop(&reason.failure());
                 tokio::select! {
                     // A native function that does not return goes with this process, and so do outcomes that an endpoint
                     // out of reach has not taken.

@@ -21,35 +21,35 @@ mod late_sink;
 mod leaving;
 mod native;
 mod options;
+mod pools;
 mod python;
 
 use std::{env, num::NonZeroU32, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use funcx_core::contract::{ExecutorSink, IdleFirst};
+use funcx_core::contract::IdleFirst;
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::message::{Hello, Refused, Role};
-use funcx_core::model::{ErrorKind, Hop, ManagerId, Outcome, Tick};
+use funcx_core::model::{Hop, ManagerId, Outcome, Tick};
 use funcx_core::state::{DispatcherLimits, JournalEntry, LaneId, LinkPolicy, NodeConfig, UplinkIdentity};
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
-use funcx_provider::worker::{ProcessPool, ProcessPoolConfig};
 use futures::future::{BoxFuture, FutureExt, ready};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{sync::mpsc, time::Instant};
 
 use self::endpoint::Endpoint;
-use self::late_sink::LateSink;
 use self::leaving::{BlockEnd, Leaving, Reason, Tally};
 use self::native::PacedNative;
-use crate::endpoint::{SOFTWARE, TOKEN_VARIABLE};
-use crate::exit::{Exit, Failed, report};
+use self::pools::Pools;
+use crate::endpoint::SOFTWARE;
+use crate::exit::{Exit, report};
 use crate::logging::{self, LogOptions};
 use crate::signal;
 
 pub use functions::register_demonstration;
-pub use options::{INIT_VARIABLE, MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
+pub use options::{ENVIRONMENTS_VARIABLE, INIT_VARIABLE, MANAGER_VARIABLE, SECRET_VARIABLE, WorkerOptions};
 pub use python::{OLDEST_PYTHON, Python, check_python, check_python_as};
 
 /// The command line of a worker binary.
@@ -83,28 +83,28 @@ pub fn main(register: impl FnOnce(&mut NativeFunctions) -> funcx_core::Result<()
 /// The secret of its block stands in the variable [`SECRET_VARIABLE`].
 ///
 /// # Errors
-/// [`Failed`] with `Python`, `Refused` or `LostAbove`.
+/// [`Failed`](crate::exit::Failed) with `Python`, `Refused` or `LostAbove`.
 pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<ExitCode> {
     let mut stop = signal::Stop::new()?;
     let walltime =
         options.walltime.map(|walltime| BlockEnd::new(walltime, options.kill_grace, Instant::now()));
-    allow_files(threads(options.workers) as u64);
+    let slots = threads(options.workers) as u32;
+    allow_files(slots.into());
     let secret = env::var(SECRET_VARIABLE).unwrap_or_default();
     // Workers come first: a manager that cannot run anything does not connect.
-    let pool_sink = LateSink::new();
-    let pool = tokio::select! {
-        pool = start_pool(&options, Arc::clone(&pool_sink) as _) => Arc::new(pool?),
+    let pools = tokio::select! {
+        pools = Pools::start(&options, slots) => Arc::new(pools?),
         () = stop.wait() => return Ok(Exit::Success.into()),
     };
     let above = Above { transports: Arc::new(Transports::standard()), address: options.endpoint.clone() };
     let (notices, noticed) = mpsc::unbounded_channel();
-    let host = Arc::new(Host { notices });
+    let host = Arc::new(Host { notices, pools: Arc::clone(&pools) });
     let (node, driver) =
-        driver::start::<IdleFirst>(node_config(&options, secret, walltime)?, host, Some(above), |_| {});
-    let (token, sink) = node.executor_sink();
+        driver::start::<IdleFirst>(node_config(&options, secret, walltime)?, host, Some(above), |node| {
+            pools.lay_out(node, &options, slots);
+        });
     let tally = Arc::new(Tally::default());
-    pool_sink.connect(tally.counting(sink));
-    node.attach(token, Arc::clone(&pool) as _, None);
+    pools.attach(&node, &tally);
     let (token, sink) = node.executor_sink();
     let native =
         Arc::new(PacedNative::start(functions, threads(options.native_threads), tally.counting(sink))?);
@@ -122,7 +122,7 @@ pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<E
         Ok(reason) => {
             let leaving = Leaving {
                 node: &node,
-                pool: &pool,
+                pools: &pools,
                 tally: &tally,
                 drain_timeout: options.drain_timeout,
                 kill_grace: options.kill_grace,
@@ -131,40 +131,12 @@ pub async fn run(options: WorkerOptions, functions: NativeFunctions) -> Result<E
             leaving.drain(reason, endpoint.watch(), &mut stop).await
         }
     };
-    drop((pool, endpoint));
+    drop((pools, endpoint));
     // What is still here goes back to the endpoint. With the driver goes the pool, and with that its processes.
     let _ = node.with(|node, _| node.leave()).await;
     node.stop();
     driver.await.context("the node ended badly")?;
     result.map(|()| Exit::Success.into()).map_err(Into::into)
-}
-
-async fn start_pool(options: &WorkerOptions, sink: Arc<dyn ExecutorSink>) -> Result<ProcessPool> {
-    let config = ProcessPoolConfig {
-        workers: threads(options.workers) as u32,
-        python: options.python.clone().into(),
-        work_dir: options.work_dir.clone(),
-        endpoint_id: options.endpoint_id,
-        max_result_bytes: options.max_result_size as usize,
-        max_output_bytes: options.max_output_size as usize,
-        worker_init: (!options.worker_init.trim().is_empty()).then(|| options.worker_init.clone()),
-        kill_grace: options.kill_grace,
-        preload: options.preload.clone(),
-        // Functions inherit the manager's environment, and its secrets are nothing for them.
-        environment: [SECRET_VARIABLE, MANAGER_VARIABLE, TOKEN_VARIABLE, INIT_VARIABLE]
-            .map(|name| (name.into(), Default::default()))
-            .into(),
-    };
-    ProcessPool::start(config, sink).await.map_err(|error| {
-        let exit = match error.kind() {
-            ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::Unavailable | ErrorKind::TimedOut => {
-                Exit::Python
-            }
-            ErrorKind::InvalidInput => Exit::Configuration,
-            _ => Exit::Failure,
-        };
-        Failed::new(exit, error.to_string()).into()
-    })
 }
 
 fn node_config(options: &WorkerOptions, credential: String, end: Option<BlockEnd>) -> Result<NodeConfig> {
@@ -220,6 +192,7 @@ fn threads(asked: Option<NonZeroU32>) -> usize {
 /// Nothing connects to a manager, and it keeps outcomes until its endpoint has them.
 struct Host {
     notices: mpsc::UnboundedSender<NodeNotice>,
+    pools: Arc<Pools>,
 }
 
 impl NodeHost for Host {
@@ -237,6 +210,9 @@ impl NodeHost for Host {
     }
 
     fn notice(&self, notice: NodeNotice) {
+        if let NodeNotice::Resize(lane, slots) = notice {
+            return self.pools.resize(lane, slots);
+        }
         // A manager that is leaving listens no more.
         let _ = self.notices.send(notice);
     }

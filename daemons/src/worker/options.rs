@@ -4,8 +4,11 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use funcx_core::contract::Address;
 use funcx_core::model::{EndpointId, ManagerId, limit};
+use funcx_core::state::KeepAlive;
 
-use crate::config::{format_duration, parse_duration, parse_size};
+use crate::config::{
+    Environments, format_duration, format_keep_alive, parse_duration, parse_keep_alive, parse_size,
+};
 
 /// Variable with the secret that proves a manager to its endpoint. A secret is no argument: everybody can list those.
 pub const SECRET_VARIABLE: &str = "FUNCX_BLOCK_SECRET";
@@ -13,6 +16,9 @@ pub const SECRET_VARIABLE: &str = "FUNCX_BLOCK_SECRET";
 /// Variable with the shell commands that run before workers start. People put keys into them, and everybody on a machine
 /// sees command lines.
 pub const INIT_VARIABLE: &str = "FUNCX_WORKER_INIT";
+
+/// Variable with the environments of the endpoint. They hold shell commands and variables, and those hold keys.
+pub const ENVIRONMENTS_VARIABLE: &str = "FUNCX_ENVIRONMENTS";
 
 /// Variable with the id that the endpoint gave to the manager of a block.
 pub const MANAGER_VARIABLE: &str = "FUNCX_MANAGER_ID";
@@ -47,6 +53,13 @@ pub struct WorkerOptions {
     /// Shell commands run before the workers start
     #[arg(long, env = INIT_VARIABLE, hide_env_values = true, default_value = "", value_name = "COMMANDS", allow_hyphen_values = true)]
     pub worker_init: String,
+    /// Environments that tasks may ask for besides the default one, as a JSON object of those of the endpoint's configuration
+    #[arg(long, env = ENVIRONMENTS_VARIABLE, hide_env_values = true, default_value = "", hide_default_value = true, value_name = "JSON")]
+    pub environments: Environments,
+    /// How long workers of an environment are kept without tasks, if there are several: `learned` from its pauses, or a
+    /// duration
+    #[arg(long, value_parser = keep_alive, default_value = "learned", value_name = "DURATION")]
+    pub keep_alive: KeepAlive,
     /// Directory that tasks start in
     #[arg(long, default_value = ".", value_name = "DIRECTORY")]
     pub work_dir: PathBuf,
@@ -98,6 +111,8 @@ impl WorkerOptions {
             format_duration(self.kill_grace),
             "--drain-timeout".to_owned(),
             format_duration(self.drain_timeout),
+            "--keep-alive".to_owned(),
+            format_keep_alive(self.keep_alive),
         ];
         arguments
             .extend(self.workers.iter().flat_map(|workers| ["--workers".to_owned(), workers.to_string()]));
@@ -112,6 +127,10 @@ impl WorkerOptions {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "a duration looks like `30 s` or `00:10:00`".to_owned())
+}
+
+fn keep_alive(text: &str) -> Result<KeepAlive, String> {
+    parse_keep_alive(text).ok_or_else(|| "`learned`, or a duration such as `10 min`".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {

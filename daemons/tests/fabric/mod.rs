@@ -159,6 +159,13 @@ impl Fabric {
         files.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).unwrap()).collect()
     }
 
+    /// What the endpoint says about itself; nothing before it has looked.
+    pub(crate) fn endpoint_status(&self) -> serde_json::Value {
+        let path = self.directory.path().join("home/endpoints/faulty/run/status.json");
+        let text = std::fs::read(path).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
     /// Waits until the service knows of so many workers.
     pub(crate) async fn online(&self, workers: u32) {
         let client = self.client();

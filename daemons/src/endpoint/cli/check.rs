@@ -36,6 +36,7 @@ impl Check {
             directory.registered()?.map_or(EndpointId::from_u128(0), |registered| registered.endpoint_id);
         println!("workers        {}", render(&manager_command(&directory, &read.config, registered)?));
         check_python(&read.config, directory.path()).await?;
+        check_environments(&read.config, directory.path()).await?;
         match directory.token()? {
             Some(_) => println!("token          there is one"),
             None if std::env::var_os(TOKEN_VARIABLE).is_some_and(|text| !text.is_empty()) => {
@@ -75,6 +76,22 @@ async fn check_python(config: &EndpointConfig, directory: &Path) -> Result<()> {
         "sdk            {}",
         found.sdk.as_deref().unwrap_or("is not installed, which few functions need")
     );
+    Ok(())
+}
+
+async fn check_environments(config: &EndpointConfig, directory: &Path) -> Result<()> {
+    for (name, environment) in &config.environments {
+        let default_init = &config.engine.provider.worker_init;
+        let python = environment.python.as_ref().unwrap_or(&config.python);
+        let init = environment.worker_init.as_ref().unwrap_or(default_init);
+        let variables = config.environment.iter().chain(&environment.environment);
+        let variables =
+            variables.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+        let found = check_python_as(python, init, &variables, directory).await;
+        let found =
+            found.map_err(|failed| Failed::new(failed.exit, format!("environment `{name}`: {failed}")))?;
+        println!("environment    {name}: {found}");
+    }
     Ok(())
 }
 
