@@ -10,7 +10,7 @@ use funcx_core::Result;
 use funcx_core::contract::{Action, Principal, TaskQuery, TaskRecord};
 use funcx_core::model::{TaskGroupId, TaskId, Timestamp, limit};
 
-use super::publish::Subscription;
+use super::publish::{Room, Subscription, Told};
 use super::tasks::READ_TASKS;
 use super::{Answer, Service};
 
@@ -41,14 +41,17 @@ pub struct Follower {
     cursor: Timestamp,
     subscription: Subscription,
     phase: Phase,
+    /// To be told next, in order: these records, then the tasks with these ids, which have to be read.
+    records: VecDeque<Arc<TaskRecord>>,
+    ids: VecDeque<TaskId>,
 }
 
 #[derive(Debug)]
 enum Phase {
     /// What is in the store has to be searched.
     Searching,
-    /// Found in the store, in order. If there was `more` than could be kept, the store is searched again.
-    Found { ids: VecDeque<TaskId>, records: VecDeque<Arc<TaskRecord>>, more: bool },
+    /// It was searched. If there was `more` than could be kept, it is searched again.
+    Found { more: bool },
     /// Told by the publisher.
     Live,
 }
@@ -70,9 +73,18 @@ impl Service {
             principal: principal.clone(),
             group,
             cursor: after,
-            subscription: self.publisher.subscribe(group),
+            subscription: self.subscribe(group),
             phase: Phase::Searching,
+            records: VecDeque::new(),
+            ids: VecDeque::new(),
         })
+    }
+}
+
+impl Service {
+    fn subscribe(&self, group: TaskGroupId) -> Subscription {
+        let room = Room { outcomes: self.config.follower_outcomes, bytes: self.config.follower_bytes };
+        self.publisher.subscribe(group, room)
     }
 }
 
@@ -85,48 +97,68 @@ impl Follower {
     /// `Unavailable` (the store); the next call tries again.
     pub async fn next(&mut self) -> Answer<Option<FollowEvent>> {
         loop {
-            match &mut self.phase {
+            if let Some(record) = self.records.pop_front() {
+                return Ok(self.tell(record));
+            }
+            if !self.ids.is_empty() {
+                self.read_page().await?;
+                continue;
+            }
+            match self.phase {
                 Phase::Searching => {
                     let (ids, more) = self.search().await?;
-                    self.phase = Phase::Found { ids, records: VecDeque::new(), more };
+                    (self.ids, self.phase) = (ids, Phase::Found { more });
                 }
-                Phase::Found { ids, records, more } => {
-                    if let Some(record) = records.pop_front() {
-                        return Ok(self.tell(record));
-                    }
-                    let page: Vec<TaskId> = ids.iter().take(READ_TASKS).copied().collect();
-                    if !page.is_empty() {
-                        let read = self.service.store.tasks(&page).await?;
-                        ids.drain(..page.len());
-                        // An outcome of a commit that failed may have been seen and be gone; the one that stays is told later.
-                        let ended = read.into_iter().flatten().filter(|record| record.outcome.is_some());
-                        records.extend(ended.map(|mut record| {
-                            record.payload = Bytes::new();
-                            Arc::new(record)
-                        }));
-                    } else if *more {
-                        self.phase = Phase::Searching;
-                    } else {
-                        self.cursor = self.cursor.max(Timestamp::from_nanos(self.subscription.from));
-                        self.phase = Phase::Live;
-                    }
+                Phase::Found { more: true } => self.phase = Phase::Searching,
+                Phase::Found { more: false } => {
+                    self.cursor = self.cursor.max(Timestamp::from_nanos(self.subscription.from));
+                    self.phase = Phase::Live;
                 }
                 Phase::Live => {
-                    let record = tokio::select! {
-                        record = self.subscription.next() => record,
+                    let told = tokio::select! {
+                        told = self.subscription.next() => told,
                         () = self.service.stopping.cancelled() => return Ok(None),
                     };
-                    let Some(record) = record else {
-                        self.subscription = self.service.publisher.subscribe(self.group);
-                        self.phase = Phase::Searching;
-                        return Ok(Some(FollowEvent::Lagged));
-                    };
-                    if self.is_new(&record, Timestamp::from_nanos(u64::MAX)).is_some() {
-                        return Ok(self.tell(record));
+                    match told {
+                        Some(Told::Record(record)) => {
+                            self.records.extend(self.is_new(&record).map(|_| record));
+                        }
+                        Some(Told::Id(id)) => self.gather_page(id),
+                        None => {
+                            self.subscription = self.service.subscribe(self.group);
+                            self.phase = Phase::Searching;
+                            return Ok(Some(FollowEvent::Lagged));
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Takes what else waits, so that it is read together.
+    fn gather_page(&mut self, first: TaskId) {
+        self.ids.push_back(first);
+        while self.ids.len() < READ_TASKS
+            && let Some(told) = self.subscription.next_waiting()
+        {
+            self.ids.push_back(told.id());
+        }
+    }
+
+    /// Reads the next tasks that are to be told.
+    async fn read_page(&mut self) -> Result<()> {
+        let page: Vec<TaskId> = self.ids.iter().take(READ_TASKS).copied().collect();
+        let read = self.service.store.tasks(&page).await?;
+        self.ids.drain(..page.len());
+        let is_live = matches!(self.phase, Phase::Live);
+        for mut record in read.into_iter().flatten() {
+            // An outcome of a commit that failed may have been seen and be gone; the one that stays is told later.
+            if record.outcome.is_some() && (!is_live || self.is_new(&record).is_some()) {
+                record.payload = Bytes::new();
+                self.records.push_back(Arc::new(record));
+            }
+        }
+        Ok(())
     }
 
     fn tell(&mut self, record: Arc<TaskRecord>) -> Option<FollowEvent> {
@@ -136,11 +168,11 @@ impl Follower {
         Some(FollowEvent::Outcome(record))
     }
 
-    /// When this task ended, if that is to be told and not later than `through`.
-    fn is_new(&self, record: &TaskRecord, through: Timestamp) -> Option<Timestamp> {
+    /// When this task ended, if that is to be told.
+    fn is_new(&self, record: &TaskRecord) -> Option<Timestamp> {
         let at = record.outcome.as_ref()?.completed;
         let is_owner = || self.service.check_task(&self.principal, Action::Read, record).is_ok();
-        (at > self.cursor && at <= through && is_owner()).then_some(at)
+        (at > self.cursor && is_owner()).then_some(at)
     }
 
     /// The next outcomes in the store in order, and whether there are more. Later ones than the subscription come through
@@ -154,7 +186,7 @@ impl Follower {
             let (ids, next) = self.service.store.task_ids(query, page, limit::MAX_PAGE_TASKS).await?;
             for part in ids.chunks(READ_TASKS) {
                 for record in self.service.store.tasks(part).await?.into_iter().flatten() {
-                    if let Some(at) = self.is_new(&record, through) {
+                    if let Some(at) = self.is_new(&record).filter(|at| *at <= through) {
                         found.insert((at, record.id));
                     }
                     if found.len() > SORTED_OUTCOMES {

@@ -129,6 +129,11 @@ pub struct ServiceConfig {
     pub body_bytes: usize,
     /// How long the answer to a submission is kept for a client that went away without it.
     pub keep_answers: Duration,
+    /// Outcomes that wait for one follower of a group. One that is further behind has to search the store, which takes
+    /// longer the more tasks its group has; at full speed outcomes come in thousands.
+    pub follower_outcomes: usize,
+    /// Bytes of those that wait as they are. Of the others only the ids wait, and they are read from the store.
+    pub follower_bytes: usize,
     /// Times of the links to endpoints.
     pub link: LinkPolicy,
     /// Makes the access tokens of `POST /v2/oauth2/token`; without it that route is not there.
@@ -151,6 +156,8 @@ impl Default for ServiceConfig {
             payload_bytes: limit::MAX_PAYLOAD_BYTES,
             body_bytes: limit::MAX_BODY_BYTES,
             keep_answers: Duration::from_secs(120),
+            follower_outcomes: 1 << 20,
+            follower_bytes: 32 << 20,
             link: LinkPolicy::default(),
             issuer: None,
             token_lifetime: Duration::from_secs(48 * 3600),
@@ -170,6 +177,8 @@ impl fmt::Debug for ServiceConfig {
             .field("result_retention", &self.result_retention)
             .field("payload_bytes", &self.payload_bytes)
             .field("body_bytes", &self.body_bytes)
+            .field("follower_outcomes", &self.follower_outcomes)
+            .field("follower_bytes", &self.follower_bytes)
             .field("issues_tokens", &self.issuer.is_some())
             .finish_non_exhaustive()
     }

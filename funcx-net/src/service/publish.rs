@@ -13,10 +13,14 @@ use funcx_core::model::{EndpointId, FunctionId, IdMap, Outcome, TaskGroupId, Tas
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-/// Outcomes that wait for one subscriber. One that is further behind reads the store instead.
-const SUBSCRIPTION_OUTCOMES: usize = 1024;
-/// Bytes of these outcomes. A larger one is taken by a subscriber that has taken all before it.
-const SUBSCRIPTION_BYTES: usize = 64 << 20;
+/// What may wait for one subscriber.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Outcomes; at least one may wait. A subscriber that is further behind has to search the store.
+    pub(super) outcomes: usize,
+    /// Bytes of those that wait as they are. Of the others only the ids wait.
+    pub(super) bytes: usize,
+}
 
 /// What the tasks of one submission for one function have in common.
 #[derive(Debug)]
@@ -66,9 +70,27 @@ struct Slot {
 struct Subscriber {
     id: u64,
     lagged: Arc<AtomicBool>,
-    /// Bytes of the outcomes that wait.
+    /// Bytes of the outcomes that wait as they are.
     waiting: Arc<AtomicUsize>,
-    outcomes: mpsc::Sender<Arc<TaskRecord>>,
+    most_bytes: usize,
+    outcomes: mpsc::Sender<Told>,
+}
+
+/// An outcome for a subscriber.
+#[derive(Debug)]
+pub(super) enum Told {
+    Record(Arc<TaskRecord>),
+    /// It is in the store: too much waits already.
+    Id(TaskId),
+}
+
+impl Told {
+    pub(super) fn id(&self) -> TaskId {
+        match self {
+            Self::Record(record) => record.id,
+            Self::Id(id) => *id,
+        }
+    }
 }
 
 /// The place of some outcomes in the order of publication. It must be given back with [`Publisher::publish`].
@@ -133,13 +155,18 @@ impl Publisher {
     }
 
     /// Follows the outcomes of a group from now on.
-    pub(super) fn subscribe(self: &Arc<Self>, group: TaskGroupId) -> Subscription {
-        let (sender, outcomes) = mpsc::channel(SUBSCRIPTION_OUTCOMES);
+    pub(super) fn subscribe(self: &Arc<Self>, group: TaskGroupId, room: Room) -> Subscription {
+        let (sender, outcomes) = mpsc::channel(room.outcomes.max(1));
         let (lagged, waiting) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut state = self.state.lock();
         let id = state.next_id();
-        let subscriber =
-            Subscriber { id, lagged: Arc::clone(&lagged), waiting: Arc::clone(&waiting), outcomes: sender };
+        let subscriber = Subscriber {
+            id,
+            lagged: Arc::clone(&lagged),
+            waiting: Arc::clone(&waiting),
+            most_bytes: room.bytes,
+            outcomes: sender,
+        };
         state.groups.entry(group).or_default().push(subscriber);
         let from = state.published;
         Subscription { publisher: Arc::clone(self), group, id, from, lagged, waiting, outcomes }
@@ -193,13 +220,19 @@ impl State {
 }
 
 impl Subscriber {
-    /// Puts a record with those that wait, if there is room for it.
+    /// Puts a record, or its id, with those that wait, if there is room for it.
     fn take(&self, record: &Arc<TaskRecord>) -> bool {
-        let bytes = outcome_bytes(record);
-        // Counted first: the subscriber may take it at once. Only it makes the count smaller, so there is room enough.
-        let before = self.waiting.fetch_add(bytes, Ordering::AcqRel);
-        (before == 0 || before + bytes <= SUBSCRIPTION_BYTES)
-            && self.outcomes.try_send(Arc::clone(record)).is_ok()
+        let bytes = record_bytes(record);
+        // Only the subscriber makes the count smaller, so there is room enough.
+        let told = match self.waiting.load(Ordering::Acquire) + bytes <= self.most_bytes {
+            true => {
+                // Counted first: the subscriber may take it at once.
+                self.waiting.fetch_add(bytes, Ordering::AcqRel);
+                Told::Record(Arc::clone(record))
+            }
+            false => Told::Id(record.id),
+        };
+        self.outcomes.try_send(told).is_ok()
     }
 
     fn lag(&self) {
@@ -207,8 +240,8 @@ impl Subscriber {
     }
 }
 
-fn outcome_bytes(record: &TaskRecord) -> usize {
-    record.outcome.as_ref().map_or(0, |finished| finished.outcome.payload_bytes())
+fn record_bytes(record: &TaskRecord) -> usize {
+    size_of::<TaskRecord>() + record.outcome.as_ref().map_or(0, |finished| finished.outcome.payload_bytes())
 }
 
 /// Somebody who waits for one task.
@@ -249,21 +282,36 @@ pub(super) struct Subscription {
     pub(super) from: u64,
     lagged: Arc<AtomicBool>,
     waiting: Arc<AtomicUsize>,
-    outcomes: mpsc::Receiver<Arc<TaskRecord>>,
+    outcomes: mpsc::Receiver<Told>,
 }
 
 impl Subscription {
     /// The next outcome; `None` once some could not be kept for this subscriber.
-    pub(super) async fn next(&mut self) -> Option<Arc<TaskRecord>> {
+    pub(super) async fn next(&mut self) -> Option<Told> {
         let next = self.outcomes.recv().await;
         debug_assert!(
             next.is_some() || self.lagged.load(Ordering::Acquire),
             "only lagging ends a subscription"
         );
-        if let Some(record) = &next {
-            self.waiting.fetch_sub(outcome_bytes(record), Ordering::AcqRel);
+        if let Some(told) = &next {
+            self.took(told);
         }
         next
+    }
+
+    /// The next outcome, if one waits.
+    pub(super) fn next_waiting(&mut self) -> Option<Told> {
+        let next = self.outcomes.try_recv().ok();
+        if let Some(told) = &next {
+            self.took(told);
+        }
+        next
+    }
+
+    fn took(&self, told: &Told) {
+        if let Told::Record(record) = told {
+            self.waiting.fetch_sub(record_bytes(record), Ordering::AcqRel);
+        }
     }
 }
 
@@ -286,6 +334,7 @@ mod tests {
     use futures::FutureExt;
 
     const GROUP: TaskGroupId = TaskGroupId::from_u128(1);
+    const ROOM: Room = Room { outcomes: 10, bytes: 1 << 20 };
 
     fn origin() -> Arc<Origin> {
         let spec = Arc::new(TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1)));
@@ -303,7 +352,7 @@ mod tests {
 
     fn told(subscription: &mut Subscription) -> Vec<u128> {
         let next = || subscription.next().now_or_never().flatten();
-        std::iter::from_fn(next).map(|record| record.id.as_u128()).collect()
+        std::iter::from_fn(next).map(|told| told.id().as_u128()).collect()
     }
 
     #[test]
@@ -317,13 +366,13 @@ mod tests {
         assert_eq!(times, [100, 101, 102]);
         publisher.publish(first, Vec::new());
         publisher.publish(second, Vec::new());
-        assert_eq!(publisher.subscribe(GROUP).from, 102);
+        assert_eq!(publisher.subscribe(GROUP, ROOM).from, 102);
     }
 
     #[test]
     fn what_an_earlier_service_has_stored_is_looked_for_in_the_store() {
         let publisher = Arc::new(Publisher::starting(Timestamp::from_nanos(100)));
-        assert_eq!(publisher.subscribe(GROUP).from, 100);
+        assert_eq!(publisher.subscribe(GROUP, ROOM).from, 100);
         let (ticket, records) = publisher.stamp(vec![outcome(1)], Timestamp::from_nanos(100));
         assert!(records[0].completed.as_nanos() > 100);
         publisher.publish(ticket, Vec::new());
@@ -332,14 +381,14 @@ mod tests {
     #[test]
     fn outcomes_are_told_in_the_order_of_their_times_whichever_is_durable_first() {
         let publisher = Arc::new(Publisher::default());
-        let mut subscription = publisher.subscribe(GROUP);
+        let mut subscription = publisher.subscribe(GROUP, ROOM);
         let now = Timestamp::from_nanos(100);
         let (first, one) = publisher.stamp(vec![outcome(1)], now);
         let (second, two) = publisher.stamp(vec![outcome(2)], now);
         let (third, three) = publisher.stamp(vec![outcome(3)], now);
         publisher.publish(third, finished(three));
         assert_eq!(told(&mut subscription), []);
-        assert_eq!(publisher.subscribe(GROUP).from, 0);
+        assert_eq!(publisher.subscribe(GROUP, ROOM).from, 0);
         publisher.publish(first, finished(one));
         assert_eq!(told(&mut subscription), [1]);
         // What was never stored leaves no gap.
@@ -351,7 +400,7 @@ mod tests {
     #[test]
     fn an_outcome_of_unknown_origin_makes_every_follower_look() {
         let publisher = Arc::new(Publisher::default());
-        let mut subscription = publisher.subscribe(GROUP);
+        let mut subscription = publisher.subscribe(GROUP, ROOM);
         let (ticket, mut records) = publisher.stamp(vec![outcome(1)], Timestamp::from_nanos(1));
         publisher.publish(ticket, vec![Finished { outcome: records.remove(0), origin: None }]);
         assert!(subscription.next().now_or_never().expect("it has ended").is_none());
@@ -359,23 +408,31 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_that_wait_for_a_follower_are_bounded_by_their_bytes() {
+    fn of_outcomes_that_are_too_many_bytes_only_the_ids_wait() {
         let publisher = Arc::new(Publisher::default());
-        let mut subscription = publisher.subscribe(GROUP);
-        let large = bytes::Bytes::from(vec![0; SUBSCRIPTION_BYTES / 2 + 1]);
+        let mut subscription = publisher.subscribe(GROUP, ROOM);
+        let large = bytes::Bytes::from(vec![0; ROOM.bytes / 2]);
         let publish = |task: u128| {
             let sized = Outcome { payload: large.clone(), ..outcome(task) };
             let (ticket, records) = publisher.stamp(vec![sized], Timestamp::from_nanos(1));
             publisher.publish(ticket, finished(records));
         };
-        // One at a time there is room, however many come.
-        for task in 1..5 {
-            publish(task);
-            assert_eq!(told(&mut subscription), [task]);
-        }
-        publish(5);
-        publish(6);
-        assert_eq!(told(&mut subscription), [5]);
+        let mut is_whole = || matches!(subscription.next().now_or_never().flatten(), Some(Told::Record(_)));
+        (1..=3).for_each(publish);
+        assert_eq!([(); 3].map(|()| is_whole()), [true, false, false]);
+        // Once they are taken there is room again.
+        publish(4);
+        assert!(is_whole());
+    }
+
+    #[test]
+    fn who_is_too_far_behind_has_to_search() {
+        let publisher = Arc::new(Publisher::default());
+        let mut subscription = publisher.subscribe(GROUP, ROOM);
+        let outcomes = vec![outcome(1); ROOM.outcomes + 1];
+        let (ticket, records) = publisher.stamp(outcomes, Timestamp::from_nanos(1));
+        publisher.publish(ticket, finished(records));
+        assert_eq!(told(&mut subscription).len(), ROOM.outcomes);
         assert!(subscription.next().now_or_never().expect("it has ended").is_none());
         assert!(!publisher.is_followed());
     }
@@ -384,7 +441,7 @@ mod tests {
     fn nobody_is_kept_who_stopped_waiting() {
         let publisher = Arc::new(Publisher::default());
         drop((
-            publisher.subscribe(GROUP),
+            publisher.subscribe(GROUP, ROOM),
             publisher.wait(TaskId::from_u128(1)),
             publisher.wait(TaskId::from_u128(1)),
         ));
