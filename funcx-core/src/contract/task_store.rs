@@ -294,6 +294,10 @@ pub struct PendingTask {
     pub id: TaskId,
     /// Its sequence number at the endpoint.
     pub sequence: u64,
+    /// The group that it belongs to.
+    pub group: TaskGroupId,
+    /// The registered function that it calls.
+    pub function: FunctionId,
     /// What it shares with its siblings.
     pub spec: Arc<TaskSpec>,
     /// When it was accepted.

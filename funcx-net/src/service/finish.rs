@@ -163,7 +163,7 @@ impl Service {
                 }
                 None => queues.push((task.queue, Backlog { tasks: 1, bytes })),
             }
-            origins.push(task.origin);
+            origins.push(Some(task.origin));
         }
         drop(tracked);
         self.remember(returned);
@@ -176,7 +176,8 @@ impl Service {
         origins
     }
 
-    /// Where tasks that were read from the store came from, if it matters to anybody.
+    /// Where the other tasks came from, if it matters to anybody. There are some only if a node tells the end of a task again
+    /// that the service knows has ended.
     async fn find_origins(
         &self,
         records: &[OutcomeRecord],

@@ -263,8 +263,7 @@ struct Tracked {
     bytes: usize,
     /// Whether it matters when it begins, because it has a time to live.
     expires: bool,
-    /// Unknown for a task that was read from the store.
-    origin: Option<Arc<Origin>>,
+    origin: Arc<Origin>,
     /// How its value is remembered, if that is wanted.
     memoized: Option<Box<Memoized>>,
 }

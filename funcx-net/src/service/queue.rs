@@ -51,8 +51,7 @@ pub(super) struct Window {
 /// A task that is to be handed in.
 pub(super) struct Loaded {
     task: Task,
-    /// Unknown if it was read from the store.
-    origin: Option<Arc<Origin>>,
+    origin: Arc<Origin>,
     /// Whether an earlier attempt had begun, so that its time to live does not matter.
     begun: bool,
 }
@@ -106,7 +105,7 @@ impl Window {
             }
             self.loaded_through = sequence;
             self.count(&task);
-            fitting.push(Loaded { task, origin: Some(origin), begun: false });
+            fitting.push(Loaded { task, origin, begun: false });
         }
         if all_fit {
             self.loaded_through = last;
@@ -116,10 +115,17 @@ impl Window {
     }
 
     /// The tasks of a page that fit. The page counts up to `through`.
-    fn take_page(&mut self, config: &ServiceConfig, page: Vec<PendingTask>, through: u64) -> Vec<Loaded> {
+    fn take_page(
+        &mut self,
+        config: &ServiceConfig,
+        endpoint: EndpointId,
+        page: Vec<PendingTask>,
+        through: u64,
+    ) -> Vec<Loaded> {
         let mut fitting = Vec::with_capacity(page.len());
         // An empty page has shown that there is nothing up to `through`, and so has one that goes beyond.
         let mut loaded_through = if page.is_empty() { through } else { self.loaded_through };
+        let mut origin = None;
         for pending in page {
             if pending.sequence > through {
                 loaded_through = through;
@@ -129,11 +135,12 @@ impl Window {
                 break;
             }
             loaded_through = pending.sequence;
+            let origin = Arc::clone(origin_of(&pending, endpoint, &mut origin));
             let mut task = Task::new(pending.id, pending.spec, pending.payload);
             (task.attempt, task.granted) = (pending.attempt, pending.granted);
             task.stamps.set(Hop::Accepted, pending.accepted);
             self.count(&task);
-            fitting.push(Loaded { task, origin: None, begun: pending.begun });
+            fitting.push(Loaded { task, origin, begun: pending.begun });
         }
         self.loaded_through = loaded_through;
         fitting
@@ -172,7 +179,7 @@ impl Lane {
             let page = service.store.pending(self.endpoint, queue.key, after, tasks, bytes).await?;
             let mut state = self.state.lock();
             let Some(window) = state.window_mut(queue.key) else { return Ok(()) };
-            let fitting = window.take_page(config, page, through);
+            let fitting = window.take_page(config, self.endpoint, page, through);
             self.hand_in(service, queue, fitting);
         }
     }
@@ -244,6 +251,23 @@ impl Lane {
             }
         }
     }
+}
+
+/// Where a task that was read came from. Neighbours mostly came together, so they share it.
+fn origin_of<'a>(
+    task: &PendingTask,
+    endpoint: EndpointId,
+    last: &'a mut Option<Arc<Origin>>,
+) -> &'a Arc<Origin> {
+    let PendingTask { group, function, accepted, .. } = *task;
+    let is_same = |origin: &Arc<Origin>| {
+        (origin.group, origin.function, origin.accepted) == (group, function, accepted)
+            && Arc::ptr_eq(&origin.spec, &task.spec)
+    };
+    let known = last.take_if(|origin| is_same(origin));
+    last.insert(known.unwrap_or_else(|| {
+        Arc::new(Origin { endpoint, group, function, spec: Arc::clone(&task.spec), accepted })
+    }))
 }
 
 /// Sets the ticks by which a task has to begin and to end. Its limits count from its acceptance, by the wall clock: that is

@@ -232,7 +232,19 @@ impl View {
             let chunk = self.chunk(place.chunk, &mut page)?;
             let spec = self.spec(&chunk, &mut page)?;
             let (sequence, accepted) = (u64::from_be_bytes(sequence), chunk.accepted);
-            tasks.push(PendingTask { id, sequence, spec, accepted, payload, attempt, granted, begun });
+            let Chunk { group, function, .. } = *chunk;
+            tasks.push(PendingTask {
+                id,
+                sequence,
+                group,
+                function,
+                spec,
+                accepted,
+                payload,
+                attempt,
+                granted,
+                begun,
+            });
         }
         Ok(tasks)
     }

@@ -37,7 +37,9 @@ async fn pending(scene: Scene<'_>) -> Vec<PendingTask> {
 
 async fn lost_attempts_are_counted(scene: Scene<'_>) {
     scene.commit([Write::Submit(scene.submission(1, 3))]).await;
-    assert_eq!(scene.record(1).await.attempt, 1);
+    let (record, page) = (scene.record(1).await, pending(scene).await);
+    assert_eq!(record.attempt, 1);
+    assert_eq!((page[0].group, page[0].function), (record.group, record.function));
     let lost = |number| event(scene.task(1), number, TaskEventKind::Lost);
     scene.commit([Write::Record(vec![lost(1)]), Write::Record(vec![lost(2), lost(2)])]).await;
     // An earlier one that is told late changes nothing.

@@ -259,6 +259,8 @@ impl State {
             .map(|(_, Entry { record: task, begun, granted, .. })| PendingTask {
                 id: task.id,
                 sequence: task.sequence,
+                group: task.group,
+                function: task.function,
                 spec: Arc::clone(&task.spec),
                 accepted: task.accepted,
                 payload: task.payload.clone(),
