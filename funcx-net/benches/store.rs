@@ -28,6 +28,8 @@ use nix::sys::{
 const RUNS: usize = 5;
 const RUN: Duration = Duration::from_secs(1);
 const PAYLOAD_BYTES: usize = 100;
+/// Tasks of a queue that the service has read before they end, as in its default configuration.
+const WINDOW_TASKS: u64 = 100_000;
 const ENDPOINT: EndpointId = EndpointId::from_u128(1);
 const QUEUE: QueueKey = QueueKey { owner: IdentityId::from_u128(2), priority: 0 };
 
@@ -44,7 +46,8 @@ fn main() {
     );
     for committers in [1, 64] {
         for batch in [1, 128, 1000] {
-            bench.report("accept", batch, committers, move |first| Write::Submit(submission(first, batch)));
+            let write = move |first| Write::Submit(submission(first, batch));
+            bench.report("accept", batch, committers, |_| {}, write);
         }
     }
     for committers in [1, 64] {
@@ -52,7 +55,7 @@ fn main() {
             // A short run on a store of its own: what it accepts fills the memory.
             let memory = Bench::new(Arc::new(MemoryStore::new()), run / 10);
             let write = move |first| Write::Submit(submission(first, batch));
-            memory.report("memory", batch, committers, write);
+            memory.report("memory", batch, committers, |_| {}, write);
         }
     }
     bench.page_row();
@@ -79,13 +82,15 @@ impl Bench {
         what: &str,
         batch: u64,
         committers: usize,
+        prepare: impl Fn(u64),
         write: impl Fn(u64) -> Write + Clone + Send + Sync + 'static,
     ) {
         let mut runs: Vec<_> = (0..RUNS)
             .map(|_| {
+                let first = self.next.load(Ordering::Relaxed);
+                prepare(first);
                 let cpu = cpu_seconds();
                 let begin = Instant::now();
-                let first = self.next.load(Ordering::Relaxed);
                 let lanes = (0..committers).map(|_| {
                     let (store, next, run) = (Arc::clone(&self.store), Arc::clone(&self.next), self.run);
                     let write = write.clone();
@@ -108,15 +113,25 @@ impl Bench {
         println!("{what:<8} {batch:>6} {committers:>11} {rate:>12.0} {millis:>12.2} {cpu:>8.1}");
     }
 
-    /// Gives an outcome to the tasks that were accepted, oldest first.
+    /// Gives an outcome to the tasks that were accepted, oldest first, once they have been read as the service does before
+    /// it hands them out.
     fn finish_rows(&self) {
         self.next.store(1, Ordering::Relaxed);
         for committers in [1, 64] {
             for batch in [1, 128, 1000] {
-                self.report("finish", batch, committers, move |first| {
-                    Write::Finish((first..first + batch).map(outcome).collect())
-                });
+                let write = move |first| Write::Finish((first..first + batch).map(outcome).collect());
+                self.report("finish", batch, committers, |first| self.load_window(first), write);
             }
+        }
+    }
+
+    /// Reads a window of the queue from this task on.
+    fn load_window(&self, first: u64) {
+        let (mut after, end) = (first - 1, first + WINDOW_TASKS);
+        while after < end {
+            let page = self.runtime.block_on(self.store.pending(ENDPOINT, QUEUE, after, 1000, usize::MAX));
+            let Some(last) = page.expect("a page").last().map(|task| task.sequence) else { break };
+            after = last;
         }
     }
 

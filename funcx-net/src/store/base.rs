@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 
 use super::directory::Directory;
 use super::failure::Failure;
+use super::placed::PlacedTasks;
 use super::queues::Queues;
 use super::record::Numbers;
 use super::table::{Table, Tables, key};
@@ -18,13 +19,14 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Opened {
     pub(super) tables: Tables,
     pub(super) queues: Queues,
+    pub(super) placed: PlacedTasks,
 }
 
 impl Opened {
     fn open(directory: &Directory) -> Result<Self> {
         let tables = Tables::open(directory)?;
         let queues = Queues::load(&tables)?;
-        Ok(Self { tables, queues })
+        Ok(Self { tables, queues, placed: PlacedTasks::default() })
     }
 
     /// The numbers that are free.

@@ -1,7 +1,5 @@
 //! How writes become changes of tables.
 
-use std::collections::{HashMap, hash_map::Entry};
-
 use bytes::Bytes;
 use fjall::PersistMode;
 use funcx_core::contract::{
@@ -11,9 +9,11 @@ use funcx_core::memo::MemoKey;
 use funcx_core::model::{
     EndpointId, FunctionId, TaskEvent, TaskEventKind, TaskId, TaskSpec, Timestamp, limit::MAX_PAGE_TASKS,
 };
+use hashbrown::{HashMap, hash_map::Entry};
 
 use super::base::Opened;
 use super::failure::Failure;
+use super::placed::{Placed, PlacedTasks};
 use super::queues::{Queue, Queues};
 use super::record::{
     self, Chunk, Numbers, StoredDue, StoredFunction, StoredPending, StoredQueue, StoredTask,
@@ -34,14 +34,28 @@ pub(super) struct Changes<'a> {
     queues: HashMap<u64, Queue>,
     /// Numbers of queues that tasks were put into.
     filled: HashMap<(EndpointId, QueueKey), u64>,
+    placed: &'a PlacedTasks,
+    /// Tasks that these changes accept, and those that they end.
+    fresh: Vec<(TaskId, Placed)>,
+    ended: Vec<TaskId>,
+    /// By chunk, how many of its tasks have ended, and when the last of them did.
+    shrunk: HashMap<u64, (u32, Timestamp)>,
     numbers: Numbers,
     bytes: usize,
+}
+
+/// What an outcome takes away.
+struct ToEnd {
+    /// Bytes of the arguments.
+    bytes: u32,
+    /// When the task had to begin or end.
+    times: [Option<Timestamp>; 2],
 }
 
 impl<'a> Changes<'a> {
     /// No changes yet. `numbers` are those that are free.
     pub(super) fn new(opened: &'a Opened, numbers: Numbers) -> Self {
-        let Opened { tables, queues: known } = opened;
+        let Opened { tables, queues: known, placed } = opened;
         let numbers = Numbers { group: numbers.group + 1, ..numbers };
         Self {
             tables,
@@ -49,6 +63,10 @@ impl<'a> Changes<'a> {
             changed: Default::default(),
             queues: HashMap::new(),
             filled: HashMap::new(),
+            placed,
+            fresh: Vec::new(),
+            ended: Vec::new(),
+            shrunk: HashMap::new(),
             numbers,
             bytes: 0,
         }
@@ -83,11 +101,19 @@ impl<'a> Changes<'a> {
                 tasks.iter().for_each(|(memo, task)| self.remember(*memo, *task));
                 Ok(())
             }
-            Write::Finish(outcomes) => outcomes.iter().try_for_each(|outcome| self.finish(outcome)),
+            Write::Finish(outcomes) => self.finish(outcomes),
             Write::Record(events) => events.iter().try_for_each(|event| self.record(event)),
             Write::Forget(tasks) => self.forget(tasks.iter().copied()),
             Write::Expire { ended_before } => self.expire(*ended_before),
         }
+    }
+
+    /// Adds what follows from all writes together; none may be added after it.
+    pub(super) fn conclude(&mut self) -> Result<(), Failure> {
+        for (chunk, (tasks, last)) in std::mem::take(&mut self.shrunk) {
+            self.shrink(chunk, tasks, last)?;
+        }
+        Ok(())
     }
 
     /// Makes all changes durable at once. If that fails, only the disk knows whether it has.
@@ -115,6 +141,7 @@ impl<'a> Changes<'a> {
         }
         batch.commit()?;
         self.known.replace(self.queues);
+        self.placed.committed(&self.fresh, &self.ended);
         Ok(())
     }
 
@@ -165,7 +192,10 @@ impl<'a> Changes<'a> {
                     ttl,
                     deadline,
                 };
-                self.put(Table::Tasks, &key::task(*task), StoredTask { place, queue, sequence }.encode());
+                let stored = StoredTask { place, queue, sequence };
+                let is_timeless = times.is_empty();
+                self.fresh.push((*task, Placed { stored, bytes: is_timeless.then_some(bytes) }));
+                self.put(Table::Tasks, &key::task(*task), stored.encode());
                 self.put(Table::Arguments, &key::arguments(place), payload.clone());
                 self.put(Table::Pending, &key::pending(queue, sequence), waiting.encode());
                 for (at, reason) in &times {
@@ -250,14 +280,17 @@ impl<'a> Changes<'a> {
         number
     }
 
-    fn finish(&mut self, record: &OutcomeRecord) -> Result<(), Failure> {
+    fn finish(&mut self, outcomes: &[OutcomeRecord]) -> Result<(), Failure> {
+        let placed = self.placed.find(outcomes.iter().map(|record| record.outcome.task));
+        outcomes.iter().zip(placed).try_for_each(|(record, placed)| self.finish_one(record, placed))
+    }
+
+    fn finish_one(&mut self, record: &OutcomeRecord, placed: Option<Placed>) -> Result<(), Failure> {
         let task = record.outcome.task;
-        // A task waits until it has an outcome. What waits is few and lies close together, so asking that is quicker
-        // than looking for the outcome among all there ever were.
-        let Some((stored, waiting)) = self.waiting(task)? else { return Ok(()) };
+        let Some((stored, waiting)) = self.to_end(task, placed)? else { return Ok(()) };
         let StoredTask { queue, sequence, place } = stored;
         self.remove(Table::Pending, &key::pending(queue, sequence));
-        for at in [waiting.ttl, waiting.deadline].into_iter().flatten() {
+        for at in waiting.times.into_iter().flatten() {
             self.remove(Table::Times, &key::due(at, task));
         }
         self.put(Table::Outcomes, &key::task(task), record::encode_outcome(record));
@@ -269,29 +302,62 @@ impl<'a> Changes<'a> {
             queue.backlog.tasks = queue.backlog.tasks.saturating_sub(1);
             queue.backlog.bytes = queue.backlog.bytes.saturating_sub(waiting.bytes.into());
         }
-        self.ended(place.chunk, record.completed)
+        self.ended.push(task);
+        let (tasks, last) = self.shrunk.entry(place.chunk).or_default();
+        (*tasks, *last) = (*tasks + 1, record.completed.max(*last));
+        Ok(())
     }
 
-    /// One of the tasks of a chunk has ended.
-    fn ended(&mut self, chunk: u64, at: Timestamp) -> Result<(), Failure> {
+    /// Some of the tasks of a chunk have ended.
+    fn shrink(&mut self, chunk: u64, tasks: u32, last: Timestamp) -> Result<(), Failure> {
         let counted = key::left(chunk);
         // One task is not counted.
         if let Some(left) = self.find(Table::Times, &counted)? {
-            let left = record::decode_left(&left)?.saturating_sub(1);
+            let left = record::decode_left(&left)?.saturating_sub(tasks);
             if left > 0 {
                 self.put(Table::Times, &counted, record::encode_left(left));
                 return Ok(());
             }
             self.remove(Table::Times, &counted);
         }
-        self.put(Table::Times, &key::ended(at, chunk), Bytes::new());
+        self.put(Table::Times, &key::ended(last, chunk), Bytes::new());
         Ok(())
+    }
+
+    /// Where a task waits and what of it has to go when it ends; nothing if it has an outcome.
+    fn to_end(&self, task: TaskId, placed: Option<Placed>) -> Result<Option<(StoredTask, ToEnd)>, Failure> {
+        // A task waits until it has an outcome. What waits is few and lies close together, so asking that is quicker
+        // than looking for the outcome among all there ever were.
+        let waiting = match placed {
+            Some(Placed { stored, bytes: Some(bytes) }) if !self.is_changed(stored) => {
+                return Ok(Some((stored, ToEnd { bytes, times: [None; 2] })));
+            }
+            Some(Placed { stored, .. }) => self.waiting_at(task, stored)?,
+            None => self.waiting(task)?,
+        };
+        let to_end = |(stored, waiting): (_, StoredPending)| {
+            (stored, ToEnd { bytes: waiting.bytes, times: [waiting.ttl, waiting.deadline] })
+        };
+        Ok(waiting.map(to_end))
+    }
+
+    /// Whether a task that waited has been touched by these changes.
+    fn is_changed(&self, StoredTask { queue, sequence, .. }: StoredTask) -> bool {
+        self.changed[Table::Pending as usize].contains_key(&key::pending(queue, sequence)[..])
     }
 
     /// A task that has no outcome.
     fn waiting(&self, task: TaskId) -> Result<Option<(StoredTask, StoredPending)>, Failure> {
         let Some(stored) = self.find(Table::Tasks, &key::task(task))? else { return Ok(None) };
-        let stored = StoredTask::decode(stored)?;
+        self.waiting_at(task, StoredTask::decode(stored)?)
+    }
+
+    /// The same for a task whose place is known.
+    fn waiting_at(
+        &self,
+        task: TaskId,
+        stored: StoredTask,
+    ) -> Result<Option<(StoredTask, StoredPending)>, Failure> {
         let waiting = self.find(Table::Pending, &key::pending(stored.queue, stored.sequence))?;
         let Some(waiting) = waiting else { return Ok(None) };
         let waiting = StoredPending::decode(waiting)?;

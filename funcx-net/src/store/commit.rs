@@ -238,6 +238,7 @@ impl Group {
             .iter()
             .flat_map(|commit| &commit.writes)
             .try_for_each(|write| changes.apply(write))
+            .and_then(|()| changes.conclude())
             .and_then(|()| self.require_space(changes.bytes() as u64));
         if let Err(failure) = ready {
             return Committed::Known(Err(failure));

@@ -12,6 +12,7 @@
 //! | `change` | how a [`Write`] becomes changes of tables |
 //! | `commit` | the thread that commits for everybody |
 //! | `queues` | which queues have something in them |
+//! | `placed` | where tasks are that are about to end |
 //! | `query` | how questions are answered from one snapshot |
 //! | `failure` | what went wrong, in our words |
 
@@ -20,6 +21,7 @@ mod change;
 mod commit;
 mod directory;
 mod failure;
+mod placed;
 mod query;
 mod queues;
 mod record;

@@ -216,7 +216,7 @@ impl View {
         let Some(queue) = self.opened.queues.number(endpoint, queue) else { return Ok(Vec::new()) };
         let range = key::pending(queue, first)..=key::pending(queue, u64::MAX);
         let mut page = Page::default();
-        let mut tasks = Vec::new();
+        let (mut tasks, mut placed) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let entries = self.snapshot.range(self.keyspace(Table::Pending), range);
         for entry in entries.take(limit.min(MAX_PAGE_TASKS)) {
@@ -232,6 +232,7 @@ impl View {
             let chunk = self.chunk(place.chunk, &mut page)?;
             let spec = self.spec(&chunk, &mut page)?;
             let (sequence, accepted) = (u64::from_be_bytes(sequence), chunk.accepted);
+            placed.push((id, StoredTask { place, queue, sequence }));
             let Chunk { group, function, .. } = *chunk;
             tasks.push(PendingTask {
                 id,
@@ -246,6 +247,7 @@ impl View {
                 begun,
             });
         }
+        self.opened.placed.read(placed.into_iter());
         Ok(tasks)
     }
 
