@@ -40,6 +40,10 @@ use super::failure::Failure;
 pub(super) const CHUNK_TASKS: usize = 1024;
 /// Memory for blocks read from disk.
 const CACHE_BYTES: u64 = 64 << 20;
+/// Keys and values in memory before a table is written out, for tables whose keys only grow: their parts do not overlap, so
+/// that many small ones cost nothing. (For the others four times as much is usual.) What is in memory takes about three
+/// times this.
+const ORDERED_MEMTABLE_BYTES: u64 = 16 << 20;
 /// Journal after which tables are written out, and so a bound on what is read again after a crash.
 const JOURNAL_BYTES: u64 = 256 << 20;
 
@@ -92,7 +96,10 @@ impl Table {
     }
 
     fn options(self) -> KeyspaceCreateOptions {
-        let options = KeyspaceCreateOptions::default();
+        let mut options = KeyspaceCreateOptions::default();
+        if matches!(self, Self::Chunks | Self::Lists | Self::Arguments | Self::Pending | Self::Times) {
+            options = options.max_memtable_size(ORDERED_MEMTABLE_BYTES);
+        }
         match self {
             // Long values are kept out of the tree, which would copy them each time it reorganises itself.
             Self::Shared | Self::Arguments | Self::Outcomes => {
