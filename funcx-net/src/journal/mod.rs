@@ -45,7 +45,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use directory::{Directory, failed};
 use format::{Encoder, VERSION};
-use queue::Record;
+use queue::{Counts, Record};
 use writer::Writer;
 
 pub use format::{Header, decode_entry};
@@ -80,7 +80,7 @@ pub struct Repair {
 ///
 /// **Durability.** What has been written survives the death of the process. What holds outcomes is also on the disk
 /// (`fdatasync`) when its future resolves, and so are leases that count as begun in the same record; records that wait
-/// at the same time share one sync. Other leases and the rest get to the disk with the next outcomes, or when the
+/// at the same time share one sync, which comes a moment after the first outcomes and at once for such leases. Other leases and the rest get to the disk with the next outcomes, or when the
 /// system sees to it.
 ///
 /// **Failures.** When the disk is full, read-only or broken, records wait in memory in their order, what was written by
@@ -140,17 +140,24 @@ impl Journal {
     /// It need not be awaited, and never resolves if the journal is closed before that.
     pub fn record(&self, entries: Vec<JournalEntry>) -> impl Future<Output = ()> + Send + use<> {
         let mut encoder = Encoder::new(self.writer.epoch());
-        // An attempt that counts as begun when it is given out must not be forgotten: it may be the only one allowed.
-        let mut durable = matches!(&entries[..], [JournalEntry::Leased(_), JournalEntry::Started(_)]);
+        let mut counts = match &entries[..] {
+            // An attempt that counts as begun when it is given out must not be forgotten: it may be the only one allowed. It
+            // waits for that.
+            [JournalEntry::Leased(_), JournalEntry::Started(_)] => Counts::SyncedAtOnce,
+            _ => Counts::Written,
+        };
         for entry in entries {
-            durable |= matches!(entry, JournalEntry::Outcomes(_));
+            if counts == Counts::Written && matches!(entry, JournalEntry::Outcomes(_)) {
+                // They are on their way up. Only the word to those below that they may forget them waits.
+                counts = Counts::Synced;
+            }
             if let Err(error) = encoder.push(entry) {
                 // They could not be sent either, so to keep them would be of no use.
                 tracing::error!(%error, "outcomes that no frame can hold are not in the journal");
             }
         }
         let pieces = encoder.finish();
-        let counts = if pieces.is_empty() { None } else { self.writer.record(Record::new(pieces, durable)) };
+        let counts = if pieces.is_empty() { None } else { self.writer.record(Record::new(pieces, counts)) };
         async move {
             if let Some(counts) = counts
                 && counts.await.is_err()

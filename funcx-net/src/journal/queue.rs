@@ -26,6 +26,9 @@ use futures::channel::oneshot;
 const GROUP_BYTES: usize = 8 << 20;
 /// What a record takes in memory beside its bytes.
 const RECORD_BYTES: usize = 128;
+/// How long what is safe only on the disk may wait for it where nothing waits for that, so that others share the sync. Syncs
+/// of one disk hold each other up, and that of the service above, on the same machine, is the one somebody waits for.
+const LINGER: Duration = Duration::from_millis(2);
 /// Pause before the first retry; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -36,9 +39,19 @@ const GROWTH: u64 = 4;
 pub(super) struct Record {
     pub(super) pieces: Vec<Bytes>,
     pub(super) bytes: usize,
-    /// Whether it counts only when it is on the disk, and not already when it is written.
-    pub(super) durable: bool,
+    pub(super) counts: Counts,
     pub(super) done: Option<oneshot::Sender<()>>,
+}
+
+/// When a record counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counts {
+    /// When it is written.
+    Written,
+    /// When it is on the disk, soon.
+    Synced,
+    /// When it is on the disk, and something waits for that.
+    SyncedAtOnce,
 }
 
 /// The queues, and the file as far as it is known to be good.
@@ -56,8 +69,8 @@ pub(super) struct State {
     pub(super) waiting_bytes: usize,
     pub(super) unsynced: VecDeque<Record>,
     pub(super) unsynced_bytes: usize,
-    /// Whether somebody waits for a sync.
-    pub(super) urgent: bool,
+    /// When to sync what counts only then.
+    pub(super) sync_at: Option<Instant>,
     /// When to try again what failed.
     pub(super) retry: Option<Instant>,
     pause: Duration,
@@ -95,7 +108,7 @@ impl State {
             waiting_bytes: 0,
             unsynced: VecDeque::new(),
             unsynced_bytes: 0,
-            urgent: false,
+            sync_at: None,
             retry: None,
             pause: FIRST_PAUSE,
             compact_at: compact_at(compact_above_bytes, bytes),
@@ -122,7 +135,10 @@ impl State {
         } else if self.end >= self.compact_at && self.retry.is_none() && !self.closed {
             // Before anything else: there is always somebody who waits for a sync when there is much to do.
             Some(Step::Compact)
-        } else if self.urgent || self.renamed || self.unsynced_bytes >= GROUP_BYTES {
+        } else if self.sync_at.is_some_and(|at| at <= now)
+            || self.renamed
+            || self.unsynced_bytes >= GROUP_BYTES
+        {
             // Before anything more is written: a disk that takes no more may still sync what it has.
             Some(self.sync())
         } else if !self.waiting.is_empty() {
@@ -146,7 +162,12 @@ impl State {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.urgent || self.unsynced_bytes >= GROUP_BYTES || self.end >= self.compact_at
+        self.unsynced_bytes >= GROUP_BYTES || self.end >= self.compact_at
+    }
+
+    /// When, after `now`, there may be something to do although nothing happens before.
+    pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        [self.retry, self.sync_at].into_iter().flatten().filter(|at| now < *at).min()
     }
 
     pub(super) fn wait(&mut self, record: Record) {
@@ -154,13 +175,12 @@ impl State {
         self.waiting.push_back(record);
     }
 
-    /// A record is in the file.
-    pub(super) fn written(&mut self, mut record: Record) {
+    /// A record is in the file since `now`.
+    pub(super) fn written(&mut self, mut record: Record, now: Instant) {
         self.end += record.bytes as u64;
-        if record.durable {
-            self.urgent = true;
-        } else {
-            record.finish();
+        match record.sync_by(now) {
+            Some(by) => self.sync_at = Some(self.sync_at.map_or(by, |at| at.min(by))),
+            None => record.finish(),
         }
         self.unsynced_bytes += record.memory();
         self.unsynced.push_back(record);
@@ -170,7 +190,7 @@ impl State {
     pub(super) fn write_again(&mut self) {
         self.end = self.synced;
         self.torn = true;
-        self.urgent = false;
+        self.sync_at = None;
         self.waiting_bytes += mem::take(&mut self.unsynced_bytes);
         for record in mem::take(&mut self.unsynced).into_iter().rev() {
             self.waiting.push_front(record);
@@ -179,8 +199,17 @@ impl State {
 }
 
 impl Record {
-    pub(super) fn new(pieces: Vec<Bytes>, durable: bool) -> Self {
-        Self { bytes: pieces.iter().map(Bytes::len).sum(), pieces, durable, done: None }
+    pub(super) fn new(pieces: Vec<Bytes>, counts: Counts) -> Self {
+        Self { bytes: pieces.iter().map(Bytes::len).sum(), pieces, counts, done: None }
+    }
+
+    /// When it has to be synced if it has been written at `now`.
+    pub(super) fn sync_by(&self, now: Instant) -> Option<Instant> {
+        match self.counts {
+            Counts::Written => None,
+            Counts::Synced => Some(now + LINGER),
+            Counts::SyncedAtOnce => Some(now),
+        }
     }
 
     /// About what it takes in memory.

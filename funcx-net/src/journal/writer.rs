@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::directory::{Directory, failed};
 use super::format::Header;
-use super::queue::{Record, State, Step, compact_at};
+use super::queue::{Counts, Record, State, Step, compact_at};
 use super::replay::{Replayed, Tail, replay_from};
 
 /// Records up to this size are written at once; the copy of a larger one would hold up the caller. Batches are cut so
@@ -81,8 +81,8 @@ impl Writer {
         let mut written = None;
         if state.waiting.is_empty() && record.bytes <= AT_ONCE_BYTES {
             match write(&state.file, &record.pieces) {
-                Ok(()) if !record.durable => {
-                    state.written(record);
+                Ok(()) if record.counts == Counts::Written => {
+                    state.written(record, Instant::now());
                     if state.has_work() {
                         self.changed.notify_one();
                     }
@@ -94,7 +94,14 @@ impl Writer {
         let (done, counts) = oneshot::channel();
         record.done = Some(done);
         match written {
-            Some(Ok(())) => state.written(record),
+            Some(Ok(())) => {
+                let before = state.sync_at;
+                state.written(record, Instant::now());
+                if state.sync_at == before && !state.has_work() {
+                    // The thread wakes up for it anyway.
+                    return Some(counts);
+                }
+            }
             Some(Err(error)) => {
                 state.torn = true;
                 state.wait(record);
@@ -152,8 +159,8 @@ impl Writer {
             if let Some(step) = state.step(now) {
                 return (step, Arc::clone(&state.file));
             }
-            match state.retry.filter(|retry| now < *retry) {
-                Some(retry) => drop(self.changed.wait_until(&mut state, retry)),
+            match state.wakes_at(now) {
+                Some(at) => drop(self.changed.wait_until(&mut state, at)),
                 None => self.changed.wait(&mut state),
             }
         }
@@ -169,14 +176,15 @@ impl Writer {
         let mut state = self.state.lock();
         state.torn = result.is_err();
         result.map_err(|error| failed("write the journal", error))?;
+        let now = Instant::now();
         for _ in 0..records {
             if let Some(record) = state.waiting.pop_front() {
                 state.waiting_bytes -= record.memory();
-                state.written(record);
+                state.written(record, now);
             }
         }
         // What was written after a sync that failed counts when it is synced.
-        if !state.urgent {
+        if state.sync_at.is_none() {
             self.recovered(&mut state);
         }
         Ok(())
@@ -193,7 +201,8 @@ impl Writer {
                     state.unsynced_bytes -= record.memory();
                     record.finish();
                 }
-                state.urgent = state.unsynced.iter().any(|record| record.durable);
+                let now = Instant::now();
+                state.sync_at = state.unsynced.iter().filter_map(|record| record.sync_by(now)).min();
                 if state.waiting.is_empty() {
                     self.recovered(&mut state);
                 }
@@ -324,7 +333,7 @@ mod tests {
     fn record(entry: &JournalEntry, durable: bool) -> Record {
         let mut encoder = Encoder::new(HEADER.epoch);
         encoder.push(entry.clone()).unwrap();
-        Record::new(encoder.finish(), durable)
+        Record::new(encoder.finish(), if durable { Counts::Synced } else { Counts::Written })
     }
 
     /// Fails three times, and as systems do: what was not synced is gone, and the next sync knows nothing of it.
