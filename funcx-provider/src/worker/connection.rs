@@ -1,5 +1,20 @@
 //! The sockets of the workers.
-
+//!
+//! **Why Unix sockets.** Measured with a bare Python loop at the other end (Python 3.11, Linux 6.18, two cores of a virtual
+//! machine, medians of the rounds; frames as in `PROTOCOL.md`, at most 2048 tasks under way):
+//!
+//! | | round trip of one task | frames of 64 tasks | frames of 512 tasks |
+//! | --- | --- | --- | --- |
+//! | two pipes | 8.0 µs | 2.4 M tasks/s | 3.1 M tasks/s |
+//! | Unix socket | 13.5 µs | 2.0 M tasks/s | 2.9 M tasks/s |
+//! | rings in shared memory, eventfd as doorbells | 8.4 µs | 2.2 M tasks/s | 2.9 M tasks/s |
+//!
+//! In a flood the means make no difference: Python's own work on a task takes longer. What a ring saves of a round trip is 5 µs,
+//! of about 80 µs through the pool and a millisecond through the service. Against it: before a side sleeps it has to store that
+//! it does and then look once more, which needs a memory barrier, and Python has none; nor does it promise to store a number at
+//! once (`struct` with a byte order writes it byte by byte). A socket also says which process is at the other end, and when
+//! that is gone. Larger socket buffers than the usual 208 KiB (1 MiB) make no difference either.
+//!
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
@@ -78,6 +93,10 @@ impl FrameReader {
 }
 
 /// Writes what comes until nothing more can come.
+///
+/// This is a task of its own although the socket mostly takes everything at once: what gathers before it runs goes out in
+/// one write. Where the frames were written by whoever had them, a worker ran a quarter fewer short tasks, and a round trip was no
+/// shorter.
 ///
 /// # Errors
 /// If the other end takes no more; its reader notices that too.

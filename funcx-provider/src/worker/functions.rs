@@ -42,6 +42,8 @@ impl MeanTime {
 pub(super) struct FunctionTable {
     known: Slab<Known>,
     numbers: HashMap<FunctionHash, u32>,
+    /// The one that got a task last: most tasks come in batches of one function, whose hash need not be looked up then.
+    latest: Option<u32>,
     limit: usize,
     uses: u64,
 }
@@ -58,18 +60,21 @@ struct Known {
 impl FunctionTable {
     /// A table that forgets functions without tasks when it holds more than `limit`.
     pub(super) fn new(limit: usize) -> Self {
-        Self { known: Slab::new(), numbers: HashMap::new(), limit, uses: 0 }
+        Self { known: Slab::new(), numbers: HashMap::new(), latest: None, limit, uses: 0 }
     }
 
     /// Counts one more task of `function`. Returns the number of the function, and the one that had to be forgotten
     /// for it, which may be the same number.
     pub(super) fn add_task(&mut self, function: &Arc<Function>) -> (u32, Option<u32>) {
         self.uses += 1;
-        if let Some(number) = self.numbers.get(&function.hash()) {
-            let known = &mut self.known[*number as usize];
+        let is_latest = |number: &u32| Arc::ptr_eq(&self.known[*number as usize].function, function);
+        let number = self.latest.filter(is_latest).or_else(|| self.numbers.get(&function.hash()).copied());
+        if let Some(number) = number {
+            let known = &mut self.known[number as usize];
             known.tasks += 1;
             known.last_use = self.uses;
-            return (*number, None);
+            self.latest = Some(number);
+            return (number, None);
         }
         let forgotten = if self.known.len() >= self.limit { self.forget_oldest() } else { None };
         let known = Known {
@@ -80,6 +85,7 @@ impl FunctionTable {
         };
         let number = self.known.insert(known) as u32;
         self.numbers.insert(function.hash(), number);
+        self.latest = Some(number);
         (number, forgotten)
     }
 
@@ -105,6 +111,7 @@ impl FunctionTable {
         let idle = self.known.iter().filter(|(_, known)| known.tasks == 0);
         let number = idle.min_by_key(|(_, known)| known.last_use).map(|(number, _)| number)?;
         let known = self.known.remove(number);
+        self.latest = None;
         self.numbers.remove(&known.function.hash());
         Some(number as u32)
     }

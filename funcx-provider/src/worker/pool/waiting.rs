@@ -45,7 +45,10 @@ impl PoolState {
     /// A task waits no more.
     pub(super) fn dequeue(&mut self, key: u32) {
         let task = &self.entries[key as usize].task;
-        self.expiries.remove(&(task.start_by.min(task.end_by), key));
+        let due = task.start_by.min(task.end_by);
+        if due != Tick::NEVER {
+            self.expiries.remove(&(due, key));
+        }
         self.queue_of(key).waiting -= 1;
     }
 
