@@ -10,6 +10,7 @@
 //! | `source` | which function of a Python file is meant |
 //! | `ending` | how the end of a task is shown |
 //! | `output` | tables and JSON |
+//! | `process` | processes that descend from this one |
 //! | `which` | tasks by their ids or their group |
 //! | `hint` | what to do about an error |
 
@@ -27,6 +28,7 @@ pub mod limits;
 mod lines;
 pub mod map;
 mod output;
+mod process;
 pub mod purge;
 pub mod run;
 mod source;

@@ -22,7 +22,7 @@ use super::disk::Disk;
 use super::history::{Event, History};
 use super::network::{Network, address};
 use super::place::Place;
-use super::process::{Process, descendants, reap};
+use crate::cli::process::{Process, descendants, reap};
 use crate::endpoint::{HOME_VARIABLE, TOKEN_VARIABLE};
 
 /// Port of the service where it has a network of its own.

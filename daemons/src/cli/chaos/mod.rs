@@ -7,7 +7,7 @@
 //! | File | Holds |
 //! | --- | --- |
 //! | `run` | the order of things |
-//! | `cluster`, `process` | daemons and the processes below them |
+//! | `cluster` | daemons and the processes below them |
 //! | `place`, `network`, `disk` | namespaces, and what can go wrong in them |
 //! | `nemesis` | which faults happen when |
 //! | `load` | the client |
@@ -23,7 +23,6 @@ mod load;
 mod nemesis;
 mod network;
 mod place;
-mod process;
 mod random;
 mod report;
 mod run;

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::{CLIENT, Cluster, FIRST_ENDPOINT, SERVICE, Surroundings};
 use super::history::{Event, History};
 use super::network::{Rule, Trouble};
-use super::process::Process;
 use super::random::Random;
+use crate::cli::process::Process;
 
 /// Faults at the same time.
 const AT_ONCE: usize = 3;

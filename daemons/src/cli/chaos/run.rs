@@ -12,9 +12,9 @@ use super::history::{Event, History, executions_path};
 use super::load::{Load, LoadOptions, Phases};
 use super::nemesis::{FaultKind, Nemesis};
 use super::network::Network;
-use super::process::kill_descendants;
 use super::{RunOptions, place::Place};
 use crate::cli::output::print_aside;
+use crate::cli::process::{KillDescendants, adopt_orphans};
 use crate::signal;
 
 /// How long workers may take to be there.
@@ -26,21 +26,12 @@ const FAULTS: u64 = 0x6661_756c_7473;
 /// Does a run in a directory. What was started has ended when this resolves, however it does.
 pub(super) async fn run(options: &RunOptions, seed: u64, directory: &Path) -> Result<()> {
     // What daemons leave behind when they are killed comes to us, so that we can end it.
-    nix::sys::prctl::set_child_subreaper(true).context("cannot adopt processes")?;
-    let _cleanup = Cleanup;
+    adopt_orphans()?;
+    let _cleanup = KillDescendants;
     let mut signals = signal::Stop::new()?;
     tokio::select! {
         done = undisturbed(options, seed, directory) => done,
         () = signals.wait() => bail!("interrupted; `funcx chaos audit {}` says what was seen", directory.display()),
-    }
-}
-
-/// Ends every process that was started.
-struct Cleanup;
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        kill_descendants();
     }
 }
 

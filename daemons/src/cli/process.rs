@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -44,6 +45,23 @@ impl Process {
     }
 }
 
+/// Lets what descends from this process come to it when its own parent ends, so that it can be ended too.
+pub(super) fn adopt_orphans() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_child_subreaper(true).context("cannot adopt processes")?;
+    Ok(())
+}
+
+/// Ends every process that this one has started when it is dropped.
+#[derive(Debug)]
+pub(super) struct KillDescendants;
+
+impl Drop for KillDescendants {
+    fn drop(&mut self) {
+        kill_descendants();
+    }
+}
+
 /// Everything that this process has started, and what those have, except what has ended.
 pub(super) fn descendants() -> Vec<Process> {
     let mut found = Vec::new();
@@ -58,7 +76,7 @@ pub(super) fn descendants() -> Vec<Process> {
 }
 
 /// Ends all descendants. What they have started meanwhile ends too.
-pub(super) fn kill_descendants() {
+fn kill_descendants() {
     for _ in 0..100 {
         let left = descendants();
         if left.is_empty() {
