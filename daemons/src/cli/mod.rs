@@ -99,7 +99,7 @@ pub enum Command {
     Endpoint(endpoint::Command),
     /// Show every fixed bound of the fabric
     Limits,
-    /// Measure a running fabric
+    /// Measure a running fabric, or repeat the experiments of the papers on one that is made for it
     #[command(subcommand)]
     Bench(bench::Command),
     /// Run daemons of this binary under load and random faults, and audit that nothing was lost
@@ -117,6 +117,7 @@ impl Command {
     pub const fn is_daemon(&self) -> bool {
         match self {
             Self::Up(_) | Self::Worker(_) => true,
+            Self::Bench(command) => command.is_daemon(),
             #[cfg(target_os = "linux")]
             Self::Chaos(options) => options.is_daemon(),
             _ => false,

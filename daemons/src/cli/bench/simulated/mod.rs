@@ -1,0 +1,304 @@
+//! A fabric whose workers are simulated: the node of an endpoint, and those of managers, in one process, joined by the real
+//! link protocol over TCP on loopback. A manager has an executor that keeps workers as numbers, not as processes.
+//!
+//! Tasks are given to the endpoint's node directly: there is no service above it and no journal, as in the papers'
+//! measurements of the agent.
+
+mod ledger;
+mod workers;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use funcx_core::contract::{Address, IdleFirst};
+use funcx_core::message::Role;
+use funcx_core::model::{Function, Hop, IdentityId, Task, TaskSpec, Tick};
+use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
+use funcx_net::driver::{self, Above, NodeHandle};
+use funcx_net::transport::Transports;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::ledger::{Ledger, ManagerHost};
+pub(super) use self::workers::Work;
+use self::workers::{Sleepers, Workers};
+use crate::endpoint::SOFTWARE;
+
+/// The only lane of the endpoint's node.
+const LANE: LaneId = LaneId(0);
+
+/// Managers that connect at the same time.
+const AT_ONCE: u32 = 256;
+
+/// Tasks that the endpoint's node is given at a time.
+const CHUNK: u64 = 10_000;
+
+/// When nothing has moved for so long, nothing will.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// Between two looks whether managers have come.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Open files besides the two of each connection.
+const OTHER_FILES: u64 = 256;
+
+/// How large a simulated fabric is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub(super) managers: u32,
+    /// Workers of all managers together.
+    pub(super) workers: u32,
+    /// Tasks that each manager takes besides those that its workers run.
+    pub(super) prefetch: u32,
+    /// Tasks that a manager takes at a time, workers or not.
+    pub(super) at_a_time: Option<u32>,
+    pub(super) work: Work,
+}
+
+/// A running simulated fabric. Dropping it ends it, too, but waits for nothing.
+#[derive(Debug)]
+pub(super) struct Fabric {
+    endpoint: NodeHandle,
+    managers: Vec<NodeHandle>,
+    drivers: Vec<JoinHandle<()>>,
+    ledger: Arc<Ledger>,
+    spec: Arc<TaskSpec>,
+    accepting: CancellationToken,
+    lane_tasks: usize,
+}
+
+impl Size {
+    /// So many workers with the managers that the papers had: 64 workers for each up to 65,536 (a node of Theta), 256 up to
+    /// 131,072 (a node of Cori), and beyond that 1,000.
+    pub(super) fn of_workers(workers: u32, work: Work) -> Self {
+        let each = match workers {
+            ..=65_536 => 64,
+            65_537..=131_072 => 256,
+            131_073.. => 1_000,
+        };
+        Self { managers: workers.div_ceil(each), workers, prefetch: 0, at_a_time: None, work }
+    }
+
+    /// Workers of one of the managers: as even as it goes.
+    fn workers_of(&self, manager: u32) -> u32 {
+        self.workers / self.managers + u32::from(manager < self.workers % self.managers)
+    }
+}
+
+impl Fabric {
+    /// Starts it; on return all managers are connected and all workers are known to the endpoint.
+    pub(super) async fn start(size: Size) -> Result<Self> {
+        allow_files(u64::from(size.managers) * 2 + OTHER_FILES)?;
+        let transports = Arc::new(Transports::standard());
+        let anywhere: Address = "tcp:127.0.0.1:0".parse()?;
+        let mut listener = transports.listen(&anywhere).await?;
+        let above = Above { transports, address: listener.address() };
+        let ledger = Arc::new(Ledger::default());
+        // As many as are queued by default, besides those that run.
+        let lane_tasks = DispatcherLimits::default().lane_tasks + size.workers as usize;
+        let limits = DispatcherLimits { lane_tasks, ..DispatcherLimits::default() };
+        let (endpoint, driver) = driver::start(
+            config(None, limits),
+            Arc::clone(&ledger) as _,
+            None,
+            |node: &mut Node<IdleFirst>| {
+                node.open_lane();
+            },
+        );
+        let accepting = CancellationToken::new();
+        tokio::spawn({
+            let (endpoint, accepting) = (endpoint.clone(), accepting.clone());
+            async move {
+                while let Some(Ok(connection)) = accepting.run_until_cancelled(listener.accept()).await {
+                    endpoint.accept(connection);
+                }
+            }
+        });
+        let function = Arc::new(Function::native("simulated"));
+        let spec = Arc::new(TaskSpec::new(function, IdentityId::from_u128(1)));
+        let mut fabric = Self {
+            endpoint,
+            managers: Vec::new(),
+            drivers: vec![driver],
+            ledger,
+            spec,
+            accepting,
+            lane_tasks,
+        };
+        let sleepers = Sleepers::start(size.work)?;
+        for manager in 0..size.managers {
+            fabric.add_manager(manager, &size, &above, &sleepers);
+            if (manager + 1) % AT_ONCE == 0 || manager + 1 == size.managers {
+                fabric.wait_for_managers().await?;
+            }
+        }
+        Ok(fabric)
+    }
+
+    fn add_manager(&mut self, number: u32, size: &Size, above: &Above, sleepers: &Sleepers) {
+        let config = config(Some(number), DispatcherLimits::default());
+        let (node, driver) =
+            driver::start::<IdleFirst>(config, Arc::new(ManagerHost), Some(above.clone()), |_| {});
+        let (token, sink) = node.executor_sink();
+        let workers = size.at_a_time.unwrap_or_else(|| size.workers_of(number));
+        node.attach(token, Arc::new(Workers::new(workers, size.prefetch, sink, sleepers.clone())), None);
+        self.managers.push(node);
+        self.drivers.push(driver);
+    }
+
+    /// Waits until the endpoint's node knows the workers of every manager.
+    async fn wait_for_managers(&self) -> Result<()> {
+        let managers = self.managers.len();
+        let began = Instant::now();
+        while began.elapsed() < STALLED {
+            let ready =
+                self.endpoint.with(|node, _| node.peers().filter(|peer| peer.capacity.slots > 0).count());
+            if ready.await? == managers {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        bail!("{managers} managers do not connect within {} s", STALLED.as_secs())
+    }
+
+    /// Runs so many tasks with this argument and checks every outcome; the time from the first submission to the last
+    /// outcome. Tasks that do not fit into the endpoint's queue are submitted as soon as there is room.
+    pub(super) async fn run(&self, tasks: u64, argument: &Bytes) -> Result<Duration> {
+        let generation = self.ledger.begin(tasks);
+        let began = Instant::now();
+        let mut submitted = 0;
+        while submitted < tasks {
+            let chunk = CHUNK.min(tasks - submitted);
+            let room = self.lane_tasks as u64 - chunk;
+            self.progress(submitted.saturating_sub(room)).await?;
+            let made = (submitted..submitted + chunk)
+                .map(|number| {
+                    Task::new(ledger::id(generation, number), Arc::clone(&self.spec), argument.clone())
+                })
+                .collect();
+            let refused = self.endpoint.submit(LANE, made).await?;
+            ensure!(refused.is_empty(), "the endpoint refused {} of {tasks} tasks", refused.len());
+            submitted += chunk;
+        }
+        self.progress(tasks).await?;
+        let took = began.elapsed();
+        self.ledger.check()?;
+        let load = self.endpoint.with(|node, _| node.load(LANE)).await?;
+        ensure!(
+            load.queued + load.leased == 0,
+            "the endpoint still holds tasks when all have ended: {load:?}"
+        );
+        Ok(took)
+    }
+
+    /// Waits until so many tasks have ended.
+    async fn progress(&self, ended: u64) -> Result<()> {
+        while self.ledger.ended() < ended {
+            let before = self.ledger.ended();
+            let moved = tokio::time::timeout(STALLED, self.ledger.until(ended)).await;
+            if moved.is_err() && self.ledger.ended() == before {
+                self.ledger.check()?;
+                bail!("no task has ended for {} s; {before} have", STALLED.as_secs());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends it; resolves when nothing of it runs any more.
+    pub(super) async fn stop(mut self) -> Result<()> {
+        self.end();
+        for driver in std::mem::take(&mut self.drivers) {
+            driver.await.context("a node has ended badly")?;
+        }
+        Ok(())
+    }
+
+    fn end(&self) {
+        self.accepting.cancel();
+        self.managers.iter().for_each(NodeHandle::stop);
+        self.endpoint.stop();
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn config(manager: Option<u32>, limits: DispatcherLimits) -> NodeConfig {
+    let uplink = manager.map(|number| UplinkIdentity {
+        role: Role::Manager,
+        node: Uuid::from_u128(u128::from(number) + 1),
+        epoch: 1,
+        life: 0,
+        process: 1,
+        ends_at: Tick::NEVER,
+        credential: String::new(),
+        name: format!("manager {number}"),
+        software: SOFTWARE.to_owned(),
+    });
+    let (sent, returned) = match uplink {
+        Some(_) => (Hop::ManagerSent, Some(Hop::ManagerReturned)),
+        None => (Hop::EndpointSent, Some(Hop::EndpointReturned)),
+    };
+    NodeConfig {
+        retries: uplink.is_none(),
+        uplink,
+        link: LinkPolicy::with_heartbeat(Duration::from_secs(10)),
+        limits,
+        lease_grace: None,
+        journal: false,
+        queue_tasks: 0,
+        sent,
+        returned,
+        software: SOFTWARE.to_owned(),
+    }
+}
+
+/// Raises the limit of open files if that is needed.
+fn allow_files(files: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot tell the limit of open files")?;
+    ensure!(
+        files <= hard,
+        "so many managers need {files} open files, and the system allows {hard} (`ulimit -Hn`)"
+    );
+    if soft < files {
+        setrlimit(Resource::RLIMIT_NOFILE, files, hard).context("cannot raise the limit of open files")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_spread_over_the_managers_of_the_papers() {
+        for (workers, managers) in
+            [(1, 1), (64, 1), (65, 2), (65_536, 1024), (131_072, 512), (1_000_000, 1000)]
+        {
+            let size = Size::of_workers(workers, Work::None);
+            assert_eq!(size.managers, managers);
+            assert_eq!((0..managers).map(|manager| size.workers_of(manager)).sum::<u32>(), workers);
+        }
+    }
+
+    #[tokio::test]
+    async fn every_task_of_every_run_has_its_outcome() {
+        for work in [Work::None, Work::Sleep(Duration::from_millis(1))] {
+            let size = Size { managers: 3, workers: 8, prefetch: 2, at_a_time: None, work };
+            let fabric = Fabric::start(size).await.unwrap();
+            for tasks in [1, 100, 0] {
+                fabric.run(tasks, &Bytes::from_static(b"argument")).await.unwrap();
+            }
+            fabric.stop().await.unwrap();
+        }
+    }
+}
