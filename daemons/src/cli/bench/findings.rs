@@ -138,7 +138,20 @@ impl Series {
     }
 }
 
+/// Letters of all names that fit under a plot.
+const LETTERS: usize = 100;
+
 impl Chart {
+    /// Whether there are more names than fit under a plot, which has their numbers instead.
+    pub(super) fn is_crowded(&self) -> bool {
+        match &self.x.scale {
+            Scale::Names(names) => {
+                self.form != Form::Table && names.iter().map(String::len).sum::<usize>() > LETTERS
+            }
+            Scale::Linear | Scale::Logarithmic => false,
+        }
+    }
+
     /// Every place along the chart that has a figure, in order.
     pub(super) fn places(&self) -> Vec<f64> {
         let mut places: Vec<f64> =

@@ -81,6 +81,8 @@ macro_rules! experiments {
 experiments! {
     /// Where the time of a warm call goes, also with a slow network
     LatencyBreakdown: experiments::LatencyBreakdown,
+    /// Time of a call that finds everything ready, and of one for which something has to be started
+    StartTimes: experiments::StartTimes,
     /// Time for 100,000 tasks as workers are added
     StrongScaling: experiments::StrongScaling,
     /// Time for 10 tasks per worker as workers are added
@@ -89,6 +91,18 @@ experiments! {
     InternalBatching: experiments::InternalBatching,
     /// Managers that take more tasks than they have idle workers
     Prefetch: experiments::Prefetch,
+    /// What the loss of a manager and of an endpoint costs
+    Recovery: experiments::Recovery,
+    /// How cost grows with the number of tasks
+    GrowthTasks: experiments::GrowthTasks,
+    /// How cost grows with the number of workers
+    GrowthWorkers: experiments::GrowthWorkers,
+    /// How cost grows with the number of managers
+    GrowthManagers: experiments::GrowthManagers,
+    /// How cost grows with the size of arguments and results
+    GrowthPayload: experiments::GrowthPayload,
+    /// How cost grows with the number of clients
+    GrowthClients: experiments::GrowthClients,
 }
 
 impl Command {

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
-use funcx_core::model::{Hop, OutcomeKind};
-use funcx_net::client::{Arguments, Call, TaskView};
+use funcx_core::model::Hop;
+use funcx_net::client::{Call, TaskView};
 use funcx_net::driver::wall_clock;
 
 use super::super::experiment::{About, Experiment, Run};
 use super::super::findings::{Axis, Chart, Findings, Form, Point, Series, Spread};
-use super::super::real::{Engine, Fabric};
+use super::super::real::{Engine, Fabric, call_for, python_arguments};
 
 /// Options of the experiment.
 #[derive(Debug, Clone, Default, Args)]
@@ -101,19 +101,15 @@ impl Experiment for LatencyBreakdown {
 }
 
 async fn measure(run: &Run, calls: u32, delay: Duration) -> Result<Vec<Terms>> {
-    let fabric = Fabric::start(run, Engine { managers: 1, workers: 1, delay }).await?;
+    let fabric = Fabric::start(run, Engine { delay, ..Engine::default() }).await?;
     run.say(format!("{calls} calls with {} ms of network added", delay.as_millis()))?;
     let function = fabric.python("hello_world", HELLO).await?;
-    let arguments = Arguments::python(&[EVENT], &serde_json::Map::new())?;
-    let call = Call::new(fabric.endpoint_id, function, arguments);
+    let call = Call::new(fabric.endpoint_id, function, python_arguments(&[EVENT])?);
     let mut terms = Vec::new();
     for number in 0..WARM_UP + calls {
         let (sent, begin) = (wall_clock(), Instant::now());
-        let task = fabric.client().submit(call.clone()).await?.await?;
+        let task = call_for(fabric.client(), &call, &EVENT.to_owned()).await?;
         let total = begin.elapsed();
-        ensure!(task.outcome == Some(OutcomeKind::Returned), "call {number} ended so: {task:?}");
-        let value: String = task.value()?;
-        ensure!(value == EVENT, "call {number} returned {value:?}");
         if number >= WARM_UP {
             terms.push(split(&task, sent.as_nanos(), total).context("a call has no stamps")?);
         }

@@ -1,14 +1,20 @@
 //! The experiments, one file each.
 
+mod growth;
 mod internal_batching;
 mod latency_breakdown;
 mod prefetch;
+mod recovery;
+mod start_times;
 mod strong_scaling;
 mod weak_scaling;
 
+pub(super) use growth::{GrowthClients, GrowthManagers, GrowthPayload, GrowthTasks, GrowthWorkers};
 pub(super) use internal_batching::InternalBatching;
 pub(super) use latency_breakdown::LatencyBreakdown;
 pub(super) use prefetch::Prefetch;
+pub(super) use recovery::Recovery;
+pub(super) use start_times::StartTimes;
 pub(super) use strong_scaling::StrongScaling;
 pub(super) use weak_scaling::WeakScaling;
 

@@ -134,7 +134,7 @@ impl Experiment for StrongScaling {
 /// The time that the tasks alone would take.
 pub(super) fn ideal(tasks: u64, workers: u32, work: Work) -> Duration {
     match work {
-        Work::None => Duration::ZERO,
+        Work::None | Work::Echo => Duration::ZERO,
         Work::Sleep(each) => {
             each.saturating_mul(tasks.div_ceil(u64::from(workers)).try_into().unwrap_or(u32::MAX))
         }

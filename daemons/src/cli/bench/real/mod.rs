@@ -4,6 +4,7 @@
 mod delay;
 
 use std::{
+    fmt::Debug,
     fs::{self, OpenOptions},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -13,11 +14,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use funcx_core::contract::Scope;
-use funcx_core::model::{EndpointId, FunctionId};
+use funcx_core::model::{EndpointId, FunctionId, OutcomeKind};
 use funcx_net::auth::LocalAuthority;
-use funcx_net::client::{Client, FunctionRegistration, Token};
+use funcx_net::client::{Arguments, Call, Client, FunctionRegistration, TaskView, Token};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::process::{Child, Command};
 
 pub(super) use self::delay::Delay;
@@ -44,8 +46,30 @@ pub(super) struct Engine {
     pub(super) managers: u32,
     /// Worker processes of each manager.
     pub(super) workers: u32,
+    /// When managers end that have nothing to do; they are started when there are tasks then, and there are none at first.
+    pub(super) idle: Option<Duration>,
     /// Time that everything between service and endpoint takes longer, there and back together.
     pub(super) delay: Duration,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { managers: 1, workers: 1, idle: None, delay: Duration::ZERO }
+    }
+}
+
+impl Engine {
+    fn to_yaml(self) -> String {
+        let Self { managers, workers, idle, delay: _ } = self;
+        let at_least = if idle.is_some() { 0 } else { managers };
+        let idle =
+            idle.map(|idle| format!("  job_status_kwargs: {{max_idletime: {} ms}}\n", idle.as_millis()));
+        format!(
+            "engine:\n  max_workers_per_node: {workers}\n{}  provider: {{init_blocks: {at_least}, min_blocks: {at_least}, \
+             max_blocks: {managers}}}\n",
+            idle.unwrap_or_default()
+        )
+    }
 }
 
 /// A running fabric. Dropping it kills service and endpoint; managers and workers end with the run.
@@ -53,6 +77,8 @@ pub(super) struct Engine {
 pub(super) struct Fabric {
     directory: PathBuf,
     client: Client,
+    address: SocketAddr,
+    token: String,
     pub(super) endpoint_id: EndpointId,
     service: Child,
     endpoint: Child,
@@ -73,12 +99,8 @@ impl Fabric {
             false => Some(Delay::start(address, engine.delay / 2).await?),
         };
         let seen_by_endpoint = delay.as_ref().map_or(address, Delay::address);
-        let Engine { managers, workers, .. } = engine;
         let python = serde_json::to_string(&run.options.python)?;
-        let config = format!(
-            "service: http://{seen_by_endpoint}\npython: {python}\nengine:\n  max_workers_per_node: {workers}\n  provider: \
-             {{init_blocks: {managers}, min_blocks: {managers}, max_blocks: {managers}}}\n"
-        );
+        let config = format!("service: http://{seen_by_endpoint}\npython: {python}\n{}", engine.to_yaml());
         let home = directory.join("home/endpoints").join(NAME);
         fs::create_dir_all(&home)?;
         fs::write(home.join("config.yaml"), config)?;
@@ -88,12 +110,16 @@ impl Fabric {
         let mut fabric = Self {
             directory,
             client,
+            address,
+            token,
             endpoint_id: EndpointId::from_u128(0),
             service,
             endpoint,
             _delay: delay,
         };
-        fabric.wait_for_workers(managers * workers).await?;
+        fabric
+            .wait_for_workers(if engine.idle.is_some() { 0 } else { engine.managers * engine.workers })
+            .await?;
         fabric.endpoint_id = fabric.client.endpoint_named(NAME).await?.endpoint_id;
         Ok(fabric)
     }
@@ -101,6 +127,44 @@ impl Fabric {
     /// A client of the service.
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Another client of the service, with connections of its own.
+    pub(super) fn another_client(&self) -> Result<Client> {
+        let token = Token::new(&self.token)?;
+        Ok(Client::builder().service(format!("http://{}", self.address)).token(token).build()?)
+    }
+
+    /// The process of the service.
+    pub(super) fn service(&self) -> Option<Process> {
+        Process::find(self.service.id()?)
+    }
+
+    /// The processes of the managers.
+    pub(super) fn managers(&self) -> Vec<Process> {
+        self.endpoint.id().and_then(Process::find).map(Process::children).unwrap_or_default()
+    }
+
+    /// The Python processes that run tasks; their parents are the zygotes of the managers.
+    pub(super) fn workers(&self) -> Vec<Process> {
+        let below = |processes: Vec<Process>| processes.into_iter().flat_map(Process::children).collect();
+        below(below(self.managers()))
+    }
+
+    /// Kills the endpoint. Its managers and workers notice and end.
+    pub(super) async fn kill_endpoint(&mut self) -> Result<()> {
+        self.endpoint.kill().await.context("cannot kill the endpoint")
+    }
+
+    /// Starts an endpoint that was killed.
+    pub(super) fn start_endpoint(&mut self) -> Result<()> {
+        self.endpoint = start_endpoint(&self.directory, &self.token)?;
+        Ok(())
+    }
+
+    /// A file for tasks to write to.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     /// Registers a Python function whose name is the first that its source defines.
@@ -113,6 +177,7 @@ impl Fabric {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             if let Ok(endpoint) = self.client.endpoint_named(NAME).await
+                && endpoint.connected
                 && endpoint.workers >= workers
             {
                 return Ok(());
@@ -147,6 +212,27 @@ impl Fabric {
         );
         Ok(())
     }
+}
+
+/// Positional arguments of a Python function.
+pub(super) fn python_arguments(arguments: &(impl Serialize + ?Sized)) -> Result<Arguments> {
+    Ok(Arguments::python(arguments, &serde_json::Map::new())?)
+}
+
+/// Makes a call, waits for its outcome, and finds that it returned `value`.
+pub(super) async fn call_for<T: DeserializeOwned + PartialEq + Debug>(
+    client: &Client,
+    call: &Call,
+    value: &T,
+) -> Result<TaskView> {
+    let task = client.submit(call.clone()).await?.await?;
+    ensure!(
+        task.outcome == Some(OutcomeKind::Returned),
+        "a call that should have returned ended so: {task:?}"
+    );
+    let returned: T = task.value()?;
+    ensure!(returned == *value, "a call returned {returned:?} instead of {value:?}");
+    Ok(task)
 }
 
 fn make_token(data: &Path) -> Result<String> {

@@ -161,6 +161,7 @@ fn title(series: &Series) -> String {
 fn label(chart: &Chart, x: f64) -> String {
     match &chart.x.scale {
         Scale::Names(_) if (x - x.round()).abs() > 0.01 || x < -0.1 => String::new(),
+        Scale::Names(_) if chart.is_crowded() => number(x.round() + 1.0),
         _ => place(chart, x),
     }
 }

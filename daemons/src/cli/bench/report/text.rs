@@ -61,7 +61,10 @@ fn table(chart: &Chart) -> Option<String> {
 /// What stands at a place along the chart.
 pub(super) fn place(chart: &Chart, x: f64) -> String {
     match &chart.x.scale {
-        Scale::Names(names) => names.get(x as usize).cloned().unwrap_or_default(),
+        Scale::Names(names) => {
+            let name = names.get(x as usize).map_or("", String::as_str);
+            if chart.is_crowded() { format!("{}. {name}", x + 1.0) } else { name.to_owned() }
+        }
         Scale::Linear | Scale::Logarithmic => number(x),
     }
 }

@@ -17,9 +17,14 @@ pub(super) fn id(generation: u64, number: u64) -> TaskId {
     TaskId::from_u128(u128::from(spread) << 64 | u128::from(low))
 }
 
-/// What a simulated worker returns: nobody else could have returned it for this task.
-pub(super) fn value(task: TaskId) -> [u8; 8] {
+/// The number of a task in all runs of a fabric: nobody else would return it.
+fn bytes_of(task: TaskId) -> [u8; 8] {
     (task.as_u128() as u64).to_le_bytes()
+}
+
+/// The same as a payload.
+pub(super) fn number_of(task: TaskId) -> Bytes {
+    Bytes::copy_from_slice(&bytes_of(task))
 }
 
 /// The host of the endpoint's node. Any manager may serve it.
@@ -34,6 +39,8 @@ pub(super) struct Ledger {
 struct Current {
     generation: u64,
     tasks: u64,
+    /// What every task returns; its number if `None`.
+    value: Option<Bytes>,
     ended: u64,
     /// A bit for each task that has ended.
     seen: Vec<u64>,
@@ -44,12 +51,12 @@ struct Current {
 }
 
 impl Ledger {
-    /// Begins a run of so many tasks; the number of the run.
-    pub(super) fn begin(&self, tasks: u64) -> u64 {
+    /// Begins a run of so many tasks that return `value`, or their number; the number of the run.
+    pub(super) fn begin(&self, tasks: u64, value: Option<Bytes>) -> u64 {
         let mut run = self.run.lock();
         let generation = run.generation + 1;
-        *run =
-            Current { generation, tasks, seen: vec![0; tasks.div_ceil(64) as usize], ..Current::default() };
+        let seen = vec![0; tasks.div_ceil(64) as usize];
+        *run = Current { generation, tasks, value, seen, ..Current::default() };
         generation
     }
 
@@ -110,7 +117,11 @@ impl Current {
         if outcome.kind != OutcomeKind::Returned {
             return Err("did not return");
         }
-        if outcome.payload != value(outcome.task).as_slice() {
+        let right = match &self.value {
+            Some(value) => outcome.payload == value,
+            None => outcome.payload == bytes_of(outcome.task).as_slice(),
+        };
+        if !right {
             return Err("returned what another one should");
         }
         let (word, bit) = (&mut self.seen[(number / 64) as usize], 1 << (number % 64));
@@ -159,11 +170,6 @@ impl NodeHost for ManagerHost {
     fn notice(&self, _: NodeNotice) {}
 }
 
-/// What a simulated worker returns, as a payload.
-pub(super) fn returned(task: TaskId) -> Bytes {
-    Bytes::copy_from_slice(&value(task))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -178,10 +184,10 @@ mod tests {
         let task = |generation, number| Task::new(id(generation, number), Arc::clone(&spec), "");
         let right = |generation, number| {
             let task = task(generation, number);
-            Outcome::returned(&task, returned(task.id))
+            Outcome::returned(&task, number_of(task.id))
         };
         let lost = Outcome { kind: OutcomeKind::Lost, ..right(2, 1) };
-        let other = Outcome { payload: returned(id(2, 2)), ..right(2, 1) };
+        let other = Outcome { payload: number_of(id(2, 2)), ..right(2, 1) };
         for (wrong, why) in [
             (right(2, 0), "ended twice"),
             (right(1, 1), "was not submitted"),
@@ -190,8 +196,8 @@ mod tests {
             (other, "another one should"),
         ] {
             let ledger = Ledger::default();
-            ledger.begin(1);
-            assert_eq!(ledger.begin(3), 2);
+            ledger.begin(1, None);
+            assert_eq!(ledger.begin(3, None), 2);
             ledger.take(&[right(2, 0)]);
             ledger.check().unwrap();
             ledger.take(&[wrong]);

@@ -8,13 +8,14 @@ mod ledger;
 mod workers;
 
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use funcx_core::contract::{Address, IdleFirst};
+use funcx_core::contract::{Address, Capacity, IdleFirst};
 use funcx_core::message::Role;
 use funcx_core::model::{Function, Hop, IdentityId, Task, TaskSpec, Tick};
 use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
@@ -27,7 +28,7 @@ use uuid::Uuid;
 
 use self::ledger::{Ledger, ManagerHost};
 pub(super) use self::workers::Work;
-use self::workers::{Sleepers, Workers};
+use self::workers::{Returns, Sleepers, Workers};
 use crate::endpoint::SOFTWARE;
 
 /// The only lane of the endpoint's node.
@@ -70,7 +71,8 @@ pub(super) struct Fabric {
     ledger: Arc<Ledger>,
     spec: Arc<TaskSpec>,
     accepting: CancellationToken,
-    lane_tasks: usize,
+    limits: DispatcherLimits,
+    returns: Returns,
 }
 
 impl Size {
@@ -129,7 +131,8 @@ impl Fabric {
             ledger,
             spec,
             accepting,
-            lane_tasks,
+            limits,
+            returns: size.work.returns(),
         };
         let sleepers = Sleepers::start(size.work)?;
         for manager in 0..size.managers {
@@ -146,8 +149,10 @@ impl Fabric {
         let (node, driver) =
             driver::start::<IdleFirst>(config, Arc::new(ManagerHost), Some(above.clone()), |_| {});
         let (token, sink) = node.executor_sink();
-        let workers = size.at_a_time.unwrap_or_else(|| size.workers_of(number));
-        node.attach(token, Arc::new(Workers::new(workers, size.prefetch, sink, sleepers.clone())), None);
+        let slots = size.at_a_time.unwrap_or_else(|| size.workers_of(number));
+        let capacity = Capacity { slots, prefetch: size.prefetch };
+        let workers = Workers::new(capacity, size.work.returns(), sink, sleepers.clone());
+        node.attach(token, Arc::new(workers), None);
         self.managers.push(node);
         self.drivers.push(driver);
     }
@@ -170,20 +175,15 @@ impl Fabric {
     /// Runs so many tasks with this argument and checks every outcome; the time from the first submission to the last
     /// outcome. Tasks that do not fit into the endpoint's queue are submitted as soon as there is room.
     pub(super) async fn run(&self, tasks: u64, argument: &Bytes) -> Result<Duration> {
-        let generation = self.ledger.begin(tasks);
+        let value = (self.returns == Returns::Argument).then(|| argument.clone());
+        let generation = self.ledger.begin(tasks, value);
         let began = Instant::now();
+        let lane = self.lane(argument);
         let mut submitted = 0;
         while submitted < tasks {
-            let chunk = CHUNK.min(tasks - submitted);
-            let room = self.lane_tasks as u64 - chunk;
-            self.progress(submitted.saturating_sub(room)).await?;
-            let made = (submitted..submitted + chunk)
-                .map(|number| {
-                    Task::new(ledger::id(generation, number), Arc::clone(&self.spec), argument.clone())
-                })
-                .collect();
-            let refused = self.endpoint.submit(LANE, made).await?;
-            ensure!(refused.is_empty(), "the endpoint refused {} of {tasks} tasks", refused.len());
+            let chunk = CHUNK.min(tasks - submitted).min(lane);
+            self.progress((submitted + chunk).saturating_sub(lane)).await?;
+            self.submit(generation, submitted..submitted + chunk, argument).await?;
             submitted += chunk;
         }
         self.progress(tasks).await?;
@@ -195,6 +195,32 @@ impl Fabric {
             "the endpoint still holds tasks when all have ended: {load:?}"
         );
         Ok(took)
+    }
+
+    /// Tasks with this argument that the endpoint's queue has room for.
+    fn lane(&self, argument: &Bytes) -> u64 {
+        let DispatcherLimits { lane_tasks, lane_bytes, .. } = self.limits;
+        lane_tasks.min(lane_bytes / argument.len().max(1)) as u64
+    }
+
+    /// Gives the endpoint so many tasks for which nobody is there.
+    pub(super) async fn queue(&self, tasks: u64) -> Result<()> {
+        let generation = self.ledger.begin(tasks, None);
+        for first in (0..tasks).step_by(CHUNK as usize) {
+            self.submit(generation, first..tasks.min(first + CHUNK), &Bytes::new()).await?;
+        }
+        let load = self.endpoint.with(|node, _| node.load(LANE)).await?;
+        ensure!(load.queued as u64 == tasks, "the endpoint has queued {} of {tasks} tasks", load.queued);
+        Ok(())
+    }
+
+    async fn submit(&self, generation: u64, numbers: Range<u64>, argument: &Bytes) -> Result<()> {
+        let made = numbers
+            .map(|number| Task::new(ledger::id(generation, number), Arc::clone(&self.spec), argument.clone()))
+            .collect();
+        let refused = self.endpoint.submit(LANE, made).await?;
+        ensure!(refused.is_empty(), "the endpoint refused {} tasks", refused.len());
+        Ok(())
     }
 
     /// Waits until so many tasks have ended.
@@ -292,7 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_task_of_every_run_has_its_outcome() {
-        for work in [Work::None, Work::Sleep(Duration::from_millis(1))] {
+        for work in [Work::None, Work::Echo, Work::Sleep(Duration::from_millis(1))] {
             let size = Size { managers: 3, workers: 8, prefetch: 2, at_a_time: None, work };
             let fabric = Fabric::start(size).await.unwrap();
             for tasks in [1, 100, 0] {

@@ -19,6 +19,8 @@ use super::ledger;
 pub(crate) enum Work {
     /// Nothing: it has ended as soon as it has come.
     None,
+    /// Nothing, but it returns its argument.
+    Echo,
     /// It keeps a worker for so long.
     Sleep(Duration),
 }
@@ -32,6 +34,7 @@ pub(super) struct Workers {
 
 struct Crew {
     sink: Arc<dyn ExecutorSink>,
+    returns: Returns,
     state: Mutex<State>,
 }
 
@@ -39,6 +42,25 @@ struct Crew {
 struct State {
     idle: u32,
     waiting: VecDeque<Task>,
+}
+
+/// What tasks return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Returns {
+    /// Their number, which nobody else would return.
+    Number,
+    /// Their argument.
+    Argument,
+}
+
+impl Work {
+    /// What such tasks return.
+    pub(super) const fn returns(self) -> Returns {
+        match self {
+            Self::None | Self::Sleep(_) => Returns::Number,
+            Self::Echo => Returns::Argument,
+        }
+    }
 }
 
 /// Wakes all sleeping workers of a fabric. They sleep equally long, so who sleeps first wakes first.
@@ -56,13 +78,14 @@ struct Sleep {
 }
 
 impl Workers {
-    pub(super) fn new(workers: u32, prefetch: u32, sink: Arc<dyn ExecutorSink>, sleepers: Sleepers) -> Self {
-        let state = Mutex::new(State { idle: workers, waiting: VecDeque::new() });
-        Self {
-            capacity: Capacity { slots: workers, prefetch },
-            crew: Arc::new(Crew { sink, state }),
-            sleepers,
-        }
+    pub(super) fn new(
+        capacity: Capacity,
+        returns: Returns,
+        sink: Arc<dyn ExecutorSink>,
+        sleepers: Sleepers,
+    ) -> Self {
+        let state = Mutex::new(State { idle: capacity.slots, waiting: VecDeque::new() });
+        Self { capacity, crew: Arc::new(Crew { sink, returns, state }), sleepers }
     }
 }
 
@@ -102,7 +125,11 @@ impl Crew {
     }
 
     fn end(&self, tasks: &[Task]) {
-        let outcomes = tasks.iter().map(|task| Outcome::returned(task, ledger::returned(task.id))).collect();
+        let outcome = |task: &Task| match self.returns {
+            Returns::Number => Outcome::returned(task, ledger::number_of(task.id)),
+            Returns::Argument => Outcome::returned(task, task.payload.clone()),
+        };
+        let outcomes = tasks.iter().map(outcome).collect();
         self.sink.handle(ExecutorEvent::Outcomes(outcomes));
     }
 }

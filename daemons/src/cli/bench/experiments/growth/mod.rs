@@ -1,0 +1,127 @@
+//! How cost grows with what: one file for each thing that grows.
+
+mod clients;
+mod managers;
+mod payload;
+mod tasks;
+mod workers;
+
+pub(in super::super) use clients::GrowthClients;
+pub(in super::super) use managers::GrowthManagers;
+pub(in super::super) use payload::GrowthPayload;
+pub(in super::super) use tasks::GrowthTasks;
+pub(in super::super) use workers::GrowthWorkers;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+
+use super::super::experiment::Run;
+use super::super::findings::{Axis, Chart, Form, Series, number};
+use super::super::simulated::{Fabric, Size};
+
+/// A growth by more than this factor per task is more than noise.
+const NOISE: f64 = 1.5;
+
+/// What tasks cost as something grows: each a series over the same places.
+struct Costs {
+    rate: Series,
+    cpu: Series,
+}
+
+/// What one run of tasks cost.
+struct Cost {
+    tasks: u64,
+    took: Duration,
+    cpu: Duration,
+}
+
+impl Costs {
+    fn new() -> Self {
+        Self { rate: Series::ours("tasks/s"), cpu: Series::ours("µs of processor per task") }
+    }
+
+    fn add(&mut self, x: f64, costs: &[Cost]) {
+        self.rate.add(x, costs.iter().map(|cost| cost.tasks as f64 / cost.took.as_secs_f64()));
+        self.cpu.add(x, costs.iter().map(|cost| cost.cpu.as_secs_f64() * 1e6 / cost.tasks as f64));
+    }
+
+    /// A chart of each, and what stands out.
+    fn charts(self, x: &str) -> ([Chart; 2], Vec<String>) {
+        let notes = growth(&self.cpu, x);
+        let charts = [
+            chart("Tasks per second", x, "tasks/s", self.rate),
+            chart("Processor time of each task", x, "µs", self.cpu),
+        ];
+        (charts, notes)
+    }
+}
+
+/// A chart of one series over something that grows by factors.
+fn chart(title: &str, x: &str, y: &str, series: Series) -> Chart {
+    Chart {
+        title: title.to_owned(),
+        x: Axis::logarithmic(x),
+        y: Axis::logarithmic(y),
+        form: Form::Lines,
+        series: vec![series],
+    }
+}
+
+/// Where a cost of one grows with their number, so that the cost of all grows faster than linearly.
+fn growth(series: &Series, x: &str) -> Vec<String> {
+    let Some(least) = series.points.iter().min_by(|a, b| a.y.median.total_cmp(&b.y.median)) else {
+        return Vec::new();
+    };
+    let after = series.points.iter().filter(|point| point.x > least.x);
+    let most = after.max_by(|a, b| a.y.median.total_cmp(&b.y.median));
+    let Some(most) = most.filter(|most| most.y.min > NOISE * least.y.max) else { return Vec::new() };
+    let exponent = 1.0 + (most.y.median / least.y.median).ln() / (most.x / least.x).ln();
+    vec![format!(
+        "{}: least at {} {x} ({}), and {} at {}. The whole grows there as the power {exponent:.2}.",
+        series.name,
+        number(least.x),
+        number(least.y.median),
+        number(most.y.median),
+        number(most.x),
+    )]
+}
+
+/// Runs tasks several times on a new fabric; also the memory that the fabric took before any task.
+async fn measure(run: &Run, size: Size, tasks: u64, argument: &Bytes) -> Result<(Vec<Cost>, f64)> {
+    let before = memory("VmRSS")?;
+    let fabric = Fabric::start(size).await?;
+    let idle = memory("VmRSS")? - before;
+    let mut costs = Vec::new();
+    for _ in 0..run.runs() {
+        let before = processor_time()?;
+        let took = fabric.run(tasks, argument).await?;
+        costs.push(Cost { tasks, took, cpu: processor_time()?.saturating_sub(before) });
+    }
+    fabric.stop().await?;
+    Ok((costs, idle))
+}
+
+/// Time that all threads of this process have used.
+fn processor_time() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot tell the processor time")?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(micros.unsigned_abs()))
+}
+
+/// What Linux says about the memory of this process, in bytes.
+fn memory(field: &str) -> Result<f64> {
+    memory_of(std::process::id(), field)
+}
+
+/// The same of any process.
+fn memory_of(pid: u32, field: &str) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .context("cannot tell the memory of a process")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    Ok(kibibytes.context("the memory of a process is not told as it should be")? * 1024.0)
+}
