@@ -173,6 +173,7 @@ impl<'a> Changes<'a> {
         let ttl = times.iter().copied().find_map(at(DueReason::TimeToLive));
         let deadline = times.iter().copied().find_map(at(DueReason::Deadline));
         let queue = self.fill(*endpoint, QueueKey::of(spec), &submission.tasks);
+        self.reserve([Table::Tasks, Table::Arguments, Table::Pending], submission.tasks.len());
         let mut sequence = submission.first_sequence;
         for tasks in submission.tasks.chunks(CHUNK_TASKS) {
             let chunk = self.add_chunk(submission, hash, tasks);
@@ -281,6 +282,7 @@ impl<'a> Changes<'a> {
     }
 
     fn finish(&mut self, outcomes: &[OutcomeRecord]) -> Result<(), Failure> {
+        self.reserve([Table::Pending, Table::Outcomes], outcomes.len());
         let placed = self.placed.find(outcomes.iter().map(|record| record.outcome.task));
         outcomes.iter().zip(placed).try_for_each(|(record, placed)| self.finish_one(record, placed))
     }
@@ -455,6 +457,11 @@ impl<'a> Changes<'a> {
             self.put(Table::Shared, key, value());
         }
         Ok(())
+    }
+
+    /// Makes room for so many more changes of each of these tables.
+    fn reserve(&mut self, tables: impl IntoIterator<Item = Table>, changes: usize) {
+        tables.into_iter().for_each(|table| self.changed[table as usize].reserve(changes));
     }
 
     fn put(&mut self, table: Table, key: &[u8], value: Bytes) {
