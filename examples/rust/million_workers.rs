@@ -24,7 +24,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         workers,
         prefetch: workers / 4,
         queue_tasks: 4096,
-        prefetch: None,
         // As many as an endpoint takes, and half of that to hand out before more is read from the store.
         window_tasks: 2 * workers * MANAGERS,
         tasks,

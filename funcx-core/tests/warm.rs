@@ -129,13 +129,17 @@ impl Manager {
                     self.node.handle_executor(peer, ExecutorEvent::Capacity(capacity), at(millis));
                 }
                 NodeOutput::Run(peer, tasks) => {
-                    let executor = self.executors.iter().position(|executor| *executor == peer).unwrap();
+                    let executor = self
+                        .executors
+                        .iter()
+                        .position(|executor| *executor == peer)
+                        .expect("it is one of its executors");
                     self.running[executor].extend(tasks);
                 }
                 _ => {}
             }
         }
-        self.node.check().unwrap();
+        self.node.check().expect("every promise holds");
         said
     }
 

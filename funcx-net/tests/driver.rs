@@ -116,6 +116,7 @@ fn config(uplink: Option<UplinkIdentity>) -> NodeConfig {
         journal: false,
         retries: true,
         queue_tasks: 0,
+        prefetch: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "test".to_owned(),

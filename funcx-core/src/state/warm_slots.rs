@@ -350,7 +350,9 @@ mod tests {
     impl Manager {
         fn new(slots: u32, types: usize, keep_alive: KeepAlive) -> Self {
             let mut warm = WarmSlots::new(slots, keep_alive);
-            (0..types).for_each(|_| drop(warm.add_type()));
+            for _ in 0..types {
+                warm.add_type();
+            }
             Self { warm, tasks: vec![0; types] }
         }
 
@@ -458,7 +460,8 @@ mod tests {
     #[test]
     fn a_slot_is_not_given_before_its_worker_has_ended() {
         let mut warm = WarmSlots::new(2, LONG);
-        (warm.add_type(), warm.add_type());
+        warm.add_type();
+        warm.add_type();
         warm.handle_tasks(0, 2, at(0));
         assert_eq!(warm.poll_output(), Some((0, 2)));
         warm.handle_tasks(0, 0, at(1));

@@ -198,7 +198,7 @@ struct Applicant {
 #[derive(Debug)]
 enum Peer {
     Executor { capacity: Capacity },
-    Remote { info: PeerInfo, session: Session, link: Option<LinkId>, given_up_at: Option<Tick> },
+    Remote { info: Box<PeerInfo>, session: Session, link: Option<LinkId>, given_up_at: Option<Tick> },
 }
 
 /// Which session a node below goes on with, and which process it is.
@@ -327,7 +327,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
     /// The nodes below, connected or expected back.
     pub fn peers(&self) -> impl Iterator<Item = &PeerInfo> {
         self.peers.values().filter_map(|peer| match peer {
-            Peer::Remote { info, .. } => Some(info),
+            Peer::Remote { info, .. } => Some(&**info),
             Peer::Executor { .. } => None,
         })
     }

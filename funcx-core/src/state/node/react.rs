@@ -121,8 +121,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
             warm,
         };
         self.by_node.insert(hello.node, peer);
-        self.peers
-            .insert(peer, Peer::Remote { info: info.clone(), session, link: Some(link), given_up_at: None });
+        self.peers.insert(
+            peer,
+            Peer::Remote { info: Box::new(info.clone()), session, link: Some(link), given_up_at: None },
+        );
         if let Some(entry) = self.links.get_mut(&link) {
             entry.peer = Some(peer);
         }
@@ -159,7 +161,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
             }
             info.connected = false;
             let old = std::mem::take(&mut info.capacity);
-            self.outputs.push_back(NodeOutput::PeerDown(info.clone()));
+            self.outputs.push_back(NodeOutput::PeerDown((**info).clone()));
             self.dispatcher.set_present(peer, false);
             self.dispatcher.set_capacity(peer, Capacity::default());
             self.capacity_changed(old, Capacity::default());
@@ -184,9 +186,9 @@ impl<P: PlacementPolicy + Default> Node<P> {
             self.outputs.push_back(NodeOutput::Close(link, reason.to_owned()));
             info.connected = false;
             info.capacity = Capacity::default();
-            self.outputs.push_back(NodeOutput::PeerDown(info.clone()));
+            self.outputs.push_back(NodeOutput::PeerDown((*info).clone()));
         }
-        self.outputs.push_back(NodeOutput::PeerLost(info));
+        self.outputs.push_back(NodeOutput::PeerLost(*info));
         match end {
             End::Dead => self.dispatcher.bury_peer(peer, reason, now),
             End::GivenUp => self.dispatcher.remove_peer(peer, reason, now),

@@ -282,6 +282,7 @@ fn config(manager: Option<u32>, limits: DispatcherLimits) -> NodeConfig {
         lease_grace: None,
         journal: false,
         queue_tasks: 0,
+        prefetch: None,
         sent,
         returned,
         software: SOFTWARE.to_owned(),
