@@ -117,6 +117,8 @@ pub(super) struct PoolState {
     slots: Slots,
     /// How many of them may be used.
     allowed: usize,
+    /// Whether the slots are those of others too: nobody else runs what comes here.
+    is_shared: bool,
     /// Tasks of all functions.
     mean: MeanTime,
     serial: u32,
@@ -230,6 +232,7 @@ impl PoolState {
             expiries: BTreeSet::new(),
             slots,
             allowed,
+            is_shared: false,
             mean: MeanTime::default(),
             serial: 0,
             turn: 0,
@@ -259,8 +262,12 @@ impl PoolState {
 
     /// How much it takes. Twice what fills the pipelines, so that the next tasks are here when there is room.
     pub(super) fn capacity(&self) -> Capacity {
-        if self.draining || self.broken.is_some() {
-            return Capacity::default();
+        match &self.broken {
+            _ if self.draining => return Capacity::default(),
+            // Who waits here for workers would wait in vain, and is told why instead.
+            Some(_) if self.is_shared => return Capacity { slots: self.allowed as u32, prefetch: 0 },
+            Some(_) => return Capacity::default(),
+            None => {}
         }
         let ahead = 2 * self.allowed as u64 * self.mean.depth();
         Capacity {

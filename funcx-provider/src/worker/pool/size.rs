@@ -9,7 +9,7 @@ use super::{PoolOutput, PoolState, Zygote};
 impl PoolState {
     /// Begins without a zygote, and uses no slot before [`resize`](Self::resize). Called before anything else.
     pub(in super::super) fn start_empty(&mut self) {
-        (self.allowed, self.zygote) = (0, Zygote::NotWanted);
+        (self.allowed, self.zygote, self.is_shared) = (0, Zygote::NotWanted, true);
         self.advertised = self.capacity();
     }
 

@@ -44,6 +44,27 @@ fn an_empty_pool_starts_nothing_before_it_may_use_a_slot() {
 }
 
 #[test]
+fn a_pool_on_shared_slots_that_has_no_python_says_so_to_whoever_comes() {
+    let mut bench = Bench::unready(4);
+    bench.state.start_empty();
+    bench.resize(2);
+    bench.start(1, Bench::spec("f"));
+    for _ in 0..MAX_ZYGOTES {
+        bench.state.handle_zygote_lost("no such python".to_owned(), bench.now);
+        bench.settle();
+        bench.pass(Duration::from_secs(60));
+    }
+    bench.start(1, Bench::spec("f"));
+    assert_eq!(bench.kinds(), [OutcomeKind::Lost; 2]);
+    assert!(
+        bench.outcomes.iter().all(|outcome| outcome.failure().unwrap().message.contains("no such python"))
+    );
+    assert_eq!(bench.state.capacity(), Capacity { slots: 2, prefetch: 0 });
+    bench.resize(0);
+    assert_eq!(bench.state.capacity(), Capacity::default());
+}
+
+#[test]
 fn workers_without_a_task_end_at_once_and_count_until_they_have() {
     let mut bench = Bench::new(4);
     bench.capacities.clear();
