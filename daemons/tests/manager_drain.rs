@@ -71,6 +71,7 @@ impl Site {
             retries: true,
             queue_tasks: 0,
             prefetch: None,
+            cold_after: None,
             sent: Hop::EndpointSent,
             returned: None,
             software: "test".to_owned(),

@@ -3,7 +3,9 @@
 //! Budget: at most 0.5 µs, the same from 1 to 131,072 workers, with a million tasks queued. And the memory that a queued
 //! task takes; budget: at most 300 bytes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use divan::{Bencher, counter::ItemsCount};
 use funcx_core::contract::Capacity;
@@ -58,7 +60,7 @@ fn filled(workers: usize, tasks: usize) -> (Dispatcher, Vec<DispatcherOutput>) {
 fn one_by_one(bencher: Bencher<'_, '_>, workers: usize) {
     bencher.counter(ItemsCount::new(DECISIONS)).with_inputs(|| filled(workers, 1_000_000)).bench_local_refs(
         |(dispatcher, running)| {
-            let mut turn = std::mem::take(running).into_iter().collect::<std::collections::VecDeque<_>>();
+            let mut turn = std::mem::take(running).into_iter().collect::<VecDeque<_>>();
             for _ in 0..DECISIONS {
                 let Some(DispatcherOutput::Dispatch { peer, tasks }) = turn.pop_front() else { break };
                 dispatcher.handle_outcomes(peer, vec![Outcome::returned(&tasks[0], "")], now());
@@ -95,4 +97,49 @@ fn in_batches(bencher: Bencher<'_, '_>, peers: usize) {
                 }
             }
         });
+}
+
+/// Ten types of tasks, and peers that are each warm for one of them: every decision is a batch of one.
+#[divan::bench(args = [10, 1_000], sample_count = 5, sample_size = 1)]
+fn ten_types_one_by_one(bencher: Bencher<'_, '_>, workers: usize) {
+    bencher.counter(ItemsCount::new(DECISIONS)).with_inputs(|| filled_with_types(workers)).bench_local_refs(
+        |(dispatcher, running)| {
+            for _ in 0..DECISIONS {
+                let Some(DispatcherOutput::Dispatch { peer, tasks }) = running.pop_front() else { break };
+                dispatcher.handle_outcomes(peer, vec![Outcome::returned(&tasks[0], "")], now());
+                while let Some(output) = dispatcher.poll_output() {
+                    if matches!(output, DispatcherOutput::Dispatch { .. }) {
+                        running.push_back(output);
+                    }
+                }
+            }
+        },
+    );
+}
+
+fn filled_with_types(workers: usize) -> (Dispatcher, VecDeque<DispatcherOutput>) {
+    const TYPES: usize = 10;
+    let mut dispatcher = Dispatcher::new(DispatcherLimits::default(), Hop::EndpointSent);
+    let lane = dispatcher.open_warm_lane(Duration::from_millis(100));
+    let names: Vec<_> = (0..TYPES).map(|index| format!("type-{index}")).collect();
+    let specs: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let mut spec = TaskSpec::new(Arc::new(Function::native("noop")), IdentityId::from_u128(1));
+            spec.shape.environment = Some(name.clone());
+            Arc::new(spec)
+        })
+        .collect();
+    let tasks = |n: usize| Task::new(TaskId::from_u128(n as u128 + 1), Arc::clone(&specs[n * 7 % TYPES]), "");
+    assert!(dispatcher.submit(lane, (0..2 * DECISIONS).map(tasks).collect(), now()).is_empty());
+    for worker in 0..workers {
+        let peer = dispatcher.add_peer(lane, Capacity::default());
+        dispatcher.set_warm(peer, [(Some(names[worker % TYPES].as_str()), 1)]);
+        dispatcher.set_capacity(peer, Capacity { slots: 1, prefetch: 0 });
+    }
+    let mut running = VecDeque::new();
+    while let Some(output) = dispatcher.poll_output() {
+        running.push_back(output);
+    }
+    (dispatcher, running)
 }

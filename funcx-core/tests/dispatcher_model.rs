@@ -26,6 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (byte(), any::<bool>()).prop_map(|(peer, present)| Step::Connect { peer, present }),
         1 => byte().prop_map(|ticks| Step::Pass { ticks }),
         1 => (byte(), byte()).prop_map(|(owner, weight)| Step::Weigh { owner, weight }),
+        2 => (byte(), byte()).prop_map(|(peer, slots)| Step::SetWarm { peer, slots }),
     ]
 }
 

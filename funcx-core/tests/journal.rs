@@ -29,6 +29,7 @@ fn node(uplink: Option<UplinkIdentity>) -> Node {
         lease_grace: None,
         queue_tasks: 0,
         prefetch: None,
+        cold_after: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "test".to_owned(),

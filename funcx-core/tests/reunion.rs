@@ -42,6 +42,7 @@ fn node(uplink: Option<UplinkIdentity>, lane_tasks: usize) -> Node {
         retries: true,
         queue_tasks: 8,
         prefetch: None,
+        cold_after: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "test".to_owned(),

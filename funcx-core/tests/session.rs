@@ -38,6 +38,7 @@ fn config(uplink: Option<(u128, u64)>) -> NodeConfig {
         retries: true,
         queue_tasks: 0,
         prefetch: None,
+        cold_after: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "funcx/test".to_owned(),

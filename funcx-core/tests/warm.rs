@@ -52,6 +52,7 @@ impl Manager {
             journal: false,
             queue_tasks: 0,
             prefetch: Some(8),
+            cold_after: None,
             sent: Hop::ManagerSent,
             returned: None,
             software: "test".to_owned(),
@@ -133,13 +134,13 @@ impl Manager {
                         .executors
                         .iter()
                         .position(|executor| *executor == peer)
-                        .expect("it is one of its executors");
+                        .expect("it was attached");
                     self.running[executor].extend(tasks);
                 }
                 _ => {}
             }
         }
-        self.node.check().expect("every promise holds");
+        self.node.check().expect("every promise is kept");
         said
     }
 

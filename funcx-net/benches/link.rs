@@ -73,6 +73,7 @@ fn config(uplink: bool) -> NodeConfig {
         retries: true,
         queue_tasks: 0,
         prefetch: None,
+        cold_after: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "bench".to_owned(),

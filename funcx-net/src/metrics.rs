@@ -38,7 +38,7 @@ pub struct QueueFigures {
 /// use funcx_net::metrics::NodeFigures;
 /// # let mut node: Node<IdleFirst> = Node::new(NodeConfig {
 /// #     uplink: None, link: LinkPolicy::default(), limits: DispatcherLimits::default(), lease_grace: None,
-/// #     retries: true, journal: false, queue_tasks: 0, prefetch: None, sent: Hop::ServiceSent, returned: None, software: String::new(),
+/// #     retries: true, journal: false, queue_tasks: 0, prefetch: None, cold_after: None, sent: Hop::ServiceSent, returned: None, software: String::new(),
 /// # });
 /// let lane = node.open_lane();
 /// let text = NodeFigures::read(&node, [("laptop".to_owned(), lane)]).to_text()?;

@@ -22,7 +22,7 @@ pub fn check(data: &[u8]) {
 fn decode(bytes: &mut impl Iterator<Item = u8>) -> Option<Step> {
     let kind = bytes.next()?;
     let mut next = || bytes.next().unwrap_or_default();
-    Some(match kind % 15 {
+    Some(match kind % 16 {
         0 => Step::Submit {
             lane: next(),
             tasks: next(),
@@ -44,7 +44,8 @@ fn decode(bytes: &mut impl Iterator<Item = u8>) -> Option<Step> {
         11 => Step::HandBack,
         12 => Step::Connect { peer: next(), present: next() & 1 == 1 },
         13 => Step::Pass { ticks: next() },
-        _ => Step::Weigh { owner: next(), weight: next() },
+        14 => Step::Weigh { owner: next(), weight: next() },
+        _ => Step::SetWarm { peer: next(), slots: next() },
     })
 }
 
@@ -70,5 +71,6 @@ fn encode(step: Step, bytes: &mut Vec<u8>) {
         Step::Connect { peer, present } => bytes.extend([12, peer, u8::from(present)]),
         Step::Pass { ticks } => bytes.extend([13, ticks]),
         Step::Weigh { owner, weight } => bytes.extend([14, owner, weight]),
+        Step::SetWarm { peer, slots } => bytes.extend([15, peer, slots]),
     }
 }

@@ -62,6 +62,10 @@ const BREAKER: u32 = 5;
 /// First pause after a block died before it registered.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a task waits for a worker of its environment while others are idle. A Python worker is forked in milliseconds, and
+/// its zygote takes from 60 ms to many seconds, by what it imports.
+const COLD_AFTER: Duration = Duration::from_millis(100);
+
 /// Time that a manager has to leave, besides the grace of its workers.
 const MANAGER_GRACE: Duration = Duration::from_secs(1);
 
@@ -288,6 +292,7 @@ fn node_config(
         retries: true,
         queue_tasks: config.queue_tasks,
         prefetch: None,
+        cold_after: Some(COLD_AFTER),
         sent: Hop::EndpointSent,
         returned: Some(Hop::EndpointReturned),
         software: SOFTWARE.to_owned(),

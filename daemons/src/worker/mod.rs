@@ -166,6 +166,7 @@ fn node_config(options: &WorkerOptions, credential: String, end: Option<BlockEnd
         retries: false,
         queue_tasks: 0,
         prefetch: options.prefetch,
+        cold_after: None,
         sent: Hop::ManagerSent,
         returned: Some(Hop::ManagerReturned),
         software: SOFTWARE.to_owned(),

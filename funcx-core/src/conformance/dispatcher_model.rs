@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::contract::{Capacity, IdleFirst, PeerId};
 use crate::model::{
@@ -10,8 +11,15 @@ use crate::model::{
 };
 use crate::state::{Dispatcher, DispatcherLimits, DispatcherOutput, LaneId, TaskState};
 
-/// Lanes of the dispatcher under test.
+/// Lanes of the dispatcher under test. The second one prefers peers that are warm for a task.
 const LANES: u32 = 2;
+const WARM_LANE: LaneId = LaneId(1);
+
+/// How long a task of the second lane waits for a warm slot while others are idle.
+const COLD_AFTER: u8 = 40;
+
+/// Environments of tasks, and of slots in the second lane.
+const ENVIRONMENTS: [Option<&str>; 3] = [None, Some("a"), Some("b")];
 
 /// Bound on tasks in each lane; small, so that it is reached.
 const LANE_TASKS: usize = 24;
@@ -20,7 +28,8 @@ const LANE_TASKS: usize = 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are what the sentence above each variant says")]
 pub enum Step {
-    /// New tasks of one owner with one priority, of which a lost attempt is made again up to `max_attempts`. `left` says
+    /// New tasks of one owner (modulo three; the rest says which environment they want) with one priority, of which a lost
+    /// attempt is made again up to `max_attempts`. `left` says
     /// how much time they have: to begin if it is odd, to end if it is a multiple of four, else as much as they like.
     Submit { lane: u8, tasks: u8, max_attempts: u8, owner: u8, priority: i8, left: u8 },
     /// A task that was submitted before, again, `later` attempts later.
@@ -52,6 +61,8 @@ pub enum Step {
     Pass { ticks: u8 },
     /// An owner gets another part.
     Weigh { owner: u8, weight: u8 },
+    /// A peer says how many of its slots are warm for each environment: two bits for each of them.
+    SetWarm { peer: u8, slots: u8 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +73,7 @@ struct ModelTask {
     max_attempts: u32,
     granted: u32,
     owner: u8,
+    environment: u8,
     priority: i8,
     start_by: Option<u64>,
     end_by: Option<u64>,
@@ -87,8 +99,8 @@ struct ModelPeer {
     present: bool,
 }
 
-/// Waiting tasks by owner and priority.
-type Queues = BTreeMap<(u8, i8), VecDeque<TaskId>>;
+/// Waiting tasks by owner, priority, and environment if that matters.
+type Queues = BTreeMap<(u8, i8, u8), VecDeque<TaskId>>;
 
 /// A dispatcher and its reference model side by side.
 #[derive(Debug)]
@@ -100,6 +112,8 @@ pub struct DispatcherModel {
     ids: Vec<TaskId>,
     next_id: u128,
     clock: u64,
+    /// Whether peers of the second lane tell environments apart.
+    is_warm: bool,
 }
 
 impl Default for DispatcherModel {
@@ -108,12 +122,9 @@ impl Default for DispatcherModel {
             DispatcherLimits { lane_tasks: LANE_TASKS, lane_bytes: 1 << 20 },
             Hop::EndpointSent,
         );
-        let queues = (0..LANES)
-            .map(|_| {
-                real.open_lane();
-                Queues::new()
-            })
-            .collect();
+        real.open_lane();
+        real.open_warm_lane(Duration::from_nanos(COLD_AFTER.into()));
+        let queues = (0..LANES).map(|_| Queues::new()).collect();
         Self {
             real,
             tasks: BTreeMap::new(),
@@ -122,6 +133,7 @@ impl Default for DispatcherModel {
             ids: Vec::new(),
             next_id: 1,
             clock: 0,
+            is_warm: false,
         }
     }
 }
@@ -168,7 +180,8 @@ impl DispatcherModel {
             Step::GiveBack { peer, keep } => self.give_back(peer, keep, now),
             Step::HandBack => self.hand_back(),
             Step::Connect { peer, present } => self.connect(peer, present, now),
-            Step::Pass { ticks } => self.pass(ticks),
+            Step::Pass { ticks } => self.pass_on(ticks),
+            Step::SetWarm { peer, slots } => self.set_warm(peer, slots),
             Step::Weigh { owner, weight } => {
                 self.real.set_weight(IdentityId::from_u128(u128::from(owner % 3)), u32::from(weight));
             }
@@ -203,6 +216,7 @@ impl DispatcherModel {
             max_attempts: u32::from(max_attempts % 4).max(1),
             granted: 0,
             owner: owner % 3,
+            environment: owner / 3 % 3,
             priority: priority % 2,
             start_by: due(left % 2 == 1),
             end_by: due(left.is_multiple_of(4)),
@@ -218,6 +232,7 @@ impl DispatcherModel {
         let mut spec = TaskSpec::new(Arc::new(Function::native("f")), owner);
         spec.limits.max_attempts = model.max_attempts;
         spec.limits.priority = model.priority;
+        spec.shape.environment = ENVIRONMENTS[usize::from(model.environment)].map(str::to_owned);
         let mut task = Task::new(id, Arc::new(spec), "arguments");
         task.start_by = model.start_by.map_or(Tick::NEVER, Tick::from_nanos);
         task.end_by = model.end_by.map_or(Tick::NEVER, Tick::from_nanos);
@@ -226,7 +241,8 @@ impl DispatcherModel {
 
     fn queue_of(&mut self, id: TaskId) -> &mut VecDeque<TaskId> {
         let task = &self.tasks[&id];
-        self.queues[task.lane.0 as usize].entry((task.owner, task.priority)).or_default()
+        let environment = if task.lane == WARM_LANE && self.is_warm { task.environment } else { 0 };
+        self.queues[task.lane.0 as usize].entry((task.owner, task.priority, environment)).or_default()
     }
 
     fn submit(&mut self, new: &ModelTask, count: u8, now: Now) {
@@ -332,6 +348,42 @@ impl DispatcherModel {
                 })
                 .collect();
             self.end_now(&ended);
+        }
+    }
+
+    /// Time passes. If it is long, what waits for warm slots while others are idle gets those.
+    fn pass_on(&mut self, ticks: u8) {
+        self.pass(ticks);
+        self.drain();
+        if ticks < 4 * COLD_AFTER {
+            return;
+        }
+        for _ in 0..2 * LANE_TASKS {
+            if !self.waits_beside_idle_slots() {
+                return;
+            }
+            self.pass(COLD_AFTER);
+            self.drain();
+        }
+        assert!(!self.waits_beside_idle_slots(), "tasks wait for ever although slots are idle");
+    }
+
+    fn waits_beside_idle_slots(&self) -> bool {
+        let queued: usize = self.queues[WARM_LANE.0 as usize].values().map(VecDeque::len).sum();
+        let is_idle =
+            |peer: &ModelPeer| peer.lane == WARM_LANE && peer.held.len() < peer.capacity.slots as usize;
+        queued > 0 && self.peers.values().any(is_idle)
+    }
+
+    fn set_warm(&mut self, peer: u8, slots: u8) {
+        let Some(peer) = self.peer(peer) else { return };
+        let warm = (0..).step_by(2).zip(ENVIRONMENTS).map(|(bit, name)| (name, u32::from(slots >> bit & 3)));
+        self.real.set_warm(peer, warm);
+        if self.known(peer).lane == WARM_LANE && !std::mem::replace(&mut self.is_warm, true) {
+            let mixed = std::mem::take(&mut self.queues[WARM_LANE.0 as usize]);
+            for id in mixed.into_values().flatten() {
+                self.queue_of(id).push_back(id);
+            }
         }
     }
 
@@ -583,9 +635,14 @@ impl DispatcherModel {
                         let (owner, priority) = (self.tasks[&task.id].owner, self.tasks[&task.id].priority);
                         let lane = self.peers[&peer].lane;
                         assert_eq!(self.tasks[&task.id].lane, lane);
-                        let higher = self.queues[lane.0 as usize]
-                            .iter()
-                            .any(|((of, at), queue)| *of == owner && *at > priority && !queue.is_empty());
+                        let tells_apart = lane == WARM_LANE && self.is_warm;
+                        let environment = self.tasks[&task.id].environment;
+                        let higher = self.queues[lane.0 as usize].iter().any(|((of, at, wants), queue)| {
+                            *of == owner
+                                && *at > priority
+                                && (!tells_apart || *wants == environment)
+                                && !queue.is_empty()
+                        });
                         assert!(!higher, "higher priorities of an owner go first");
                         assert_eq!(
                             self.queue_of(task.id).pop_front(),
@@ -627,7 +684,8 @@ impl DispatcherModel {
                 .peers
                 .values()
                 .any(|peer| peer.lane == lane && (peer.held.len() as u32) < peer.capacity.credits());
-            assert!(queued == 0 || !idle, "tasks wait in {lane:?} although a peer has room");
+            let may_wait = lane == WARM_LANE && self.is_warm;
+            assert!(queued == 0 || !idle || may_wait, "tasks wait in {lane:?} although a peer has room");
             assert_eq!(self.real.load(lane).queued, queued);
         }
     }

@@ -9,8 +9,8 @@ use crate::model::Task;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u32);
 
-/// What a peer can take now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a peer can take now. Ordered by idle slots first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Room {
     /// Slots without work.
     pub idle: u32,
@@ -36,6 +36,9 @@ impl Room {
 ///
 /// Called by the dispatcher for every batch; no I/O, no clock, and it must not look at every peer: a lane may have
 /// a hundred thousand.
+///
+/// A lane whose peers tell types of workers apart (`Dispatcher::open_warm_lane`) asks its policy only for tasks that no peer is
+/// warm for and no slot is idle for.
 ///
 /// **Order of calls.** [`room_changed`](Self::room_changed) whenever a peer's room changes (also to none),
 /// [`removed`](Self::removed) once when it leaves; between them [`choose`](Self::choose).

@@ -8,7 +8,7 @@
 //! down-stream node                     upstream node
 //!   Hello ───────────────────────────▶
 //!         ◀─────────────────────────── Welcome | Refused
-//!   Held… Capacity ──────────────────▶   (open)
+//!   Held… Warm? Capacity ────────────▶   (open)
 //!         ◀─────────────────────────── Functions Tasks Cancel Abandon OutcomesAcked Drain Ping
 //!   Outcomes Capacity Warm TaskEvents GaveBack Report Pong Goodbye ─▶
 //! ```

@@ -78,6 +78,8 @@ pub struct Downlink {
     next_ping: Tick,
     pings: u64,
     held: Vec<AttemptId>,
+    /// What it said about its types of workers before it opened.
+    warm: Option<Warm>,
     sent: IdMap<FunctionHash, ()>,
     sent_bytes: usize,
     messages: VecDeque<Message>,
@@ -105,6 +107,7 @@ impl Downlink {
             next_ping: now.tick + policy.heartbeat,
             pings: 0,
             held: Vec::new(),
+            warm: None,
             sent: IdMap::default(),
             sent_bytes: 0,
             messages: VecDeque::new(),
@@ -129,10 +132,12 @@ impl Downlink {
                     self.fail("it claims to hold more than any peer may");
                 }
             }
+            (State::Welcomed, Message::Warm(warm)) => self.warm = Some(warm),
             (State::Welcomed, Message::Capacity(capacity)) => {
                 self.state = State::Open;
                 let held = std::mem::take(&mut self.held);
                 self.events.push_back(DownlinkEvent::Opened { held, capacity: bounded(capacity.into()) });
+                self.events.extend(self.warm.take().map(DownlinkEvent::Warm));
             }
             (State::Open, Message::Capacity(capacity)) => {
                 self.events.push_back(DownlinkEvent::Capacity(bounded(capacity.into())));

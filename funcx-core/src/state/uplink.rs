@@ -377,8 +377,9 @@ impl Uplink {
         let held: Vec<_> =
             self.held.iter().map(|(task, held)| WireAttempt { task: *task, number: held.given }).collect();
         self.messages.extend(held.chunks(limit::MAX_BATCH_TASKS).map(|chunk| Message::Held(chunk.to_vec())));
-        self.messages.push_back(Message::Capacity(self.capacity.into()));
+        // Before it is given anything.
         self.messages.extend(self.warm.clone().map(Message::Warm));
+        self.messages.push_back(Message::Capacity(self.capacity.into()));
         let lost = self.held.iter().flat_map(|(task, held)| {
             let Held { given, current, granted } = *held;
             // Only the last ones matter if a peer claims to have lost more attempts than there can be.

@@ -309,6 +309,7 @@ impl Service {
             retries: true,
             queue_tasks: 0,
             prefetch: None,
+            cold_after: None,
             sent: Hop::ServiceSent,
             returned: None,
             software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),

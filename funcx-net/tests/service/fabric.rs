@@ -152,6 +152,7 @@ impl Bench {
             retries: true,
             queue_tasks: 0,
             prefetch: None,
+            cold_after: None,
             sent: Hop::EndpointSent,
             returned: Some(Hop::EndpointReturned),
             software: "test".to_owned(),

@@ -198,6 +198,7 @@ impl Fabric {
             journal,
             queue_tasks,
             prefetch: None,
+            cold_after: None,
             sent,
             returned,
             software: "simulated".to_owned(),

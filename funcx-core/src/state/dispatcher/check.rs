@@ -1,6 +1,7 @@
 //! Every promise of a dispatcher, looked at directly.
 
 use super::Dispatcher;
+use super::warm::counts_are_honest;
 use crate::contract::{PeerId, PlacementPolicy};
 use crate::state::invariant::{Invariant, Violation};
 
@@ -37,6 +38,10 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                 if self.tasks[task].peer != Some(PeerId(key as u32)) {
                     return broken(Invariant::OneLease, format!("{:?}", self.tasks[task].task.id));
                 }
+            }
+            let lane = &self.lanes[peer.lane.0 as usize];
+            if lane.warm.as_ref().is_some_and(|warm| !counts_are_honest(peer, &self.tasks, warm)) {
+                return broken(Invariant::HonestCounters, format!("types of peer {key}"));
             }
             held[peer.lane.0 as usize] += peer.held.len();
             present[peer.lane.0 as usize] += usize::from(peer.present);

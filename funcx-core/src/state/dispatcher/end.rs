@@ -19,6 +19,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         let lane = entry.lane;
         self.lanes[lane.0 as usize].leased += 1;
         self.peers[peer.0 as usize].held.push_back(&mut self.tasks, key);
+        self.count_type(key, peer, true);
     }
 
     /// Takes an entry out of the list that it is in.
@@ -32,6 +33,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             Some(peer) => {
                 lane.leased -= 1;
                 self.peers[peer.0 as usize].held.remove(&mut self.tasks, key);
+                self.count_type(key, peer, false);
             }
         }
     }
@@ -162,7 +164,11 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
                 self.timers.remove(&(due, key as u32));
             }
         }
-        self.lanes[entry.lane.0 as usize].bytes -= entry.task.payload.len();
+        let lane = &mut self.lanes[entry.lane.0 as usize];
+        lane.bytes -= entry.task.payload.len();
+        if let Some(warm) = &mut lane.warm {
+            warm.release(entry.of);
+        }
         let removed = self.index.remove(&entry.task.id);
         invariant!(OneOutcome, removed.is_some(), "{:?} ended twice", entry.task.id);
         entry

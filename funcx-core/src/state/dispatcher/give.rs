@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::warm::{TypeId, TypedChoice};
 use super::{Dispatcher, DispatcherOutput, LaneId};
 use crate::contract::{PeerId, PlacementPolicy, Room};
 use crate::model::{Task, Tick, limit};
@@ -16,27 +17,27 @@ const LOOK_AHEAD: usize = 64;
 struct Choice {
     peer: PeerId,
     share: usize,
+    /// In lanes that tell types apart: tasks of which type.
+    of: Option<TypeId>,
     ahead: Option<VecDeque<usize>>,
 }
 
 impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// The next batch of one lane.
     pub(super) fn dispatch(&mut self, lane: LaneId) -> Option<DispatcherOutput> {
-        let Choice { peer, share, mut ahead } = self.choose(lane)?;
+        let Choice { peer, share, of, mut ahead } = self.choose(lane)?;
         let limited = self.peers[peer.0 as usize].ends_at != Tick::NEVER;
         let mut tasks = Vec::with_capacity(share);
         let mut bytes = 0;
         while tasks.len() < share && bytes < limit::TARGET_BATCH_BYTES {
-            let queue = &mut self.lanes[lane.0 as usize].queue;
             let next = match &mut ahead {
-                Some(ahead) => ahead.pop_front().inspect(|key| queue.remove(&mut self.tasks, *key)),
-                None if limited => {
-                    let first = queue.first();
-                    let fits = first.is_some_and(|first| self.can_finish(first, peer));
-                    let queue = &mut self.lanes[lane.0 as usize].queue;
-                    if fits { queue.pop(&mut self.tasks) } else { None }
+                None if !limited && of.is_none() => self.lanes[lane.0 as usize].queue.pop(&mut self.tasks),
+                Some(ahead) => self.take(lane, ahead.pop_front()),
+                None => {
+                    let queue = &self.lanes[lane.0 as usize].queue;
+                    let next = of.map_or_else(|| queue.first(&self.tasks), |of| queue.next_of(of));
+                    self.take(lane, next.filter(|next| self.can_finish(*next, peer)))
                 }
-                None => queue.pop(&mut self.tasks),
             };
             let Some(key) = next else { break };
             self.lease(key, peer);
@@ -53,13 +54,46 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         Some(DispatcherOutput::Dispatch { peer, tasks })
     }
 
+    /// Takes a task out of the queue of its lane.
+    fn take(&mut self, lane: LaneId, task: Option<usize>) -> Option<usize> {
+        task.inspect(|key| self.lanes[lane.0 as usize].queue.take(&mut self.tasks, *key))
+    }
+
+    /// The peer of the policy's choice for one task, if it can finish there.
+    pub(super) fn choose_peer(&mut self, lane: LaneId, task: usize) -> Option<PeerId> {
+        let mut passed_over = Vec::new();
+        let choice = loop {
+            let policy = &mut self.lanes[lane.0 as usize].policy;
+            let Some((peer, _)) = policy.choose(&self.tasks[task].task, 1) else { break None };
+            if self.can_finish(task, peer) {
+                break Some(peer);
+            }
+            self.lanes[lane.0 as usize].policy.room_changed(peer, Room::default());
+            passed_over.push(peer);
+        };
+        for peer in passed_over {
+            self.tell_room(peer);
+        }
+        choice
+    }
+
     /// A peer that can take the task whose turn it is. A peer that ends too soon for it gets shorter tasks instead, if
     /// some are near the front.
     fn choose(&mut self, lane: LaneId) -> Option<Choice> {
+        if self.lanes[lane.0 as usize].warm.as_ref().is_some_and(|warm| warm.is_on) {
+            let TypedChoice { peer, of, share } = self.choose_typed(lane)?;
+            invariant!(
+                Credits,
+                share > 0 && self.peers.contains(peer.0 as usize),
+                "{share} tasks for {peer:?}"
+            );
+            let share = (share as usize).min(limit::MAX_BATCH_TASKS);
+            return Some(Choice { peer, share, of: Some(of), ahead: None });
+        }
         let mut passed_over = Vec::new();
         let choice = loop {
             let state = &mut self.lanes[lane.0 as usize];
-            let Some(first) = state.queue.first() else { break None };
+            let Some(first) = state.queue.first(&self.tasks) else { break None };
             let Some((peer, share)) = state.policy.choose(&self.tasks[first].task, state.queue.len()) else {
                 break None;
             };
@@ -70,13 +104,13 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             );
             let share = (share as usize).min(limit::MAX_BATCH_TASKS).min(state.queue.len());
             if self.can_finish(first, peer) {
-                break Some(Choice { peer, share, ahead: None });
+                break Some(Choice { peer, share, of: None, ahead: None });
             }
             let queue = &self.lanes[lane.0 as usize].queue;
             let near = queue.iter(&self.tasks).take(LOOK_AHEAD);
             let ahead: VecDeque<_> = near.filter(|key| self.can_finish(*key, peer)).take(share).collect();
             if !ahead.is_empty() {
-                break Some(Choice { peer, share, ahead: Some(ahead) });
+                break Some(Choice { peer, share, of: None, ahead: Some(ahead) });
             }
             self.lanes[lane.0 as usize].policy.room_changed(peer, Room::default());
             passed_over.push(peer);
@@ -89,17 +123,18 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Whether a task that begins now ends before the peer does, if it keeps to its walltime. (Invariant 7 of the fabric:
     /// nothing runs that cannot finish.)
-    fn can_finish(&self, task: usize, peer: PeerId) -> bool {
+    pub(super) fn can_finish(&self, task: usize, peer: PeerId) -> bool {
         let ends_at = self.peers[peer.0 as usize].ends_at;
         ends_at == Tick::NEVER
             || self.tasks[task].task.walltime().is_none_or(|walltime| self.now.tick + walltime <= ends_at)
     }
 
     /// Tells the policy what a peer can take.
-    fn tell_room(&mut self, peer: PeerId) -> Room {
+    pub(super) fn tell_room(&mut self, peer: PeerId) -> Room {
         let entry = &self.peers[peer.0 as usize];
         let room = Room::left(entry.capacity, u32::try_from(entry.held.len()).unwrap_or(u32::MAX));
         self.lanes[entry.lane.0 as usize].policy.room_changed(peer, room);
+        self.file_peer(peer);
         room
     }
 

@@ -9,6 +9,7 @@ mod fair_queue;
 mod flight;
 mod give;
 mod list;
+mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,6 +18,7 @@ use slab::Slab;
 use self::fair_queue::{FairQueue, Weights};
 use self::flight::Flights;
 use self::list::{Linked, List, Neighbours};
+use self::warm::{PeerTypes, TypeId, WarmLane};
 use crate::contract::{Capacity, IdleFirst, PeerId, PlacementPolicy};
 use crate::model::{
     AttemptId, Hop, HopStamps, IdMap, IdentityId, Now, Outcome, Task, TaskEvent, TaskId, Tick, Timestamp,
@@ -153,6 +155,8 @@ pub struct Dispatcher<P = IdleFirst> {
     lost: Vec<TaskEvent>,
     /// Ends of the times to live and deadlines of tasks that have some.
     timers: BTreeSet<(Tick, u32)>,
+    /// When lanes have to be looked at again, because their tasks will have waited for warm workers for long enough.
+    rechecks: BTreeSet<(Tick, LaneId)>,
     weights: Weights,
     /// What is known about memoized calls, if they are looked at here.
     flights: Option<Flights>,
@@ -174,6 +178,8 @@ struct Lane<P> {
     /// Peers that are connected.
     present: usize,
     dirty: bool,
+    /// If it prefers peers that are warm for a task.
+    warm: Option<Box<WarmLane>>,
 }
 
 #[derive(Debug)]
@@ -185,6 +191,8 @@ struct Peer {
     present: bool,
     /// When it will be gone.
     ends_at: Tick,
+    /// In lanes that tell types apart.
+    types: Option<Box<PeerTypes>>,
 }
 
 /// Why a task is to end before it ends by itself.
@@ -208,6 +216,10 @@ struct Entry {
     task: Task,
     neighbours: Neighbours,
     lane: LaneId,
+    /// The type of worker that it wants.
+    of: TypeId,
+    /// Its place among waiting tasks of other types.
+    order: i64,
     peer: Option<PeerId>,
     /// The number by which the peer knows the attempt. Lower than the other one after a reunion with a peer that
     /// had been given up, or when the node above gave us up and came back.
@@ -254,6 +266,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             finished: Vec::new(),
             lost: Vec::new(),
             timers: BTreeSet::new(),
+            rechecks: BTreeSet::new(),
             weights: Weights::default(),
             flights: None,
             counters: Counters::default(),
@@ -273,6 +286,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             bytes: 0,
             present: 0,
             dirty: false,
+            warm: None,
         });
         LaneId(self.lanes.len() as u32 - 1)
     }
@@ -469,7 +483,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// Adds a peer to a lane.
     pub fn add_peer(&mut self, lane: LaneId, capacity: Capacity) -> PeerId {
         let held = List::default();
-        let entry = Peer { lane, capacity: Capacity::default(), held, present: true, ends_at: Tick::NEVER };
+        let capacity_yet = Capacity::default();
+        let entry =
+            Peer { lane, capacity: capacity_yet, held, present: true, ends_at: Tick::NEVER, types: None };
         let peer = PeerId(self.peers.insert(entry) as u32);
         self.lanes[lane.0 as usize].present += 1;
         self.set_capacity(peer, capacity);
@@ -565,6 +581,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             let begun = !dead || self.tasks[key].started.is_set();
             self.lose(key, reason, begun);
         }
+        self.unfile_peer(peer);
         let removed = self.peers.remove(peer.0 as usize);
         let lane_of = &mut self.lanes[lane.0 as usize];
         lane_of.policy.removed(peer);
@@ -687,11 +704,13 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             self.timers.pop_first();
             self.run_out(key as usize);
         }
+        self.recheck();
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Tick> {
-        self.timers.first().map(|(due, _)| *due)
+        let task = self.timers.first().map(|(due, _)| *due);
+        task.into_iter().chain(self.rechecks.first().map(|(due, _)| *due)).min()
     }
 
     /// What to do next; `None` when there is nothing until the next input.
@@ -721,13 +740,17 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 
     fn insert(&mut self, lane: LaneId, task: Task) -> usize {
-        self.lanes[lane.0 as usize].bytes += task.payload.len();
+        let state = &mut self.lanes[lane.0 as usize];
+        state.bytes += task.payload.len();
+        let of = state.warm.as_mut().map_or(0, |warm| warm.intern(task.spec.shape.environment.as_deref()));
         self.counters.accepted += 1;
         let id = task.id;
         let key = self.tasks.insert(Entry {
             task,
             neighbours: Neighbours::default(),
             lane,
+            of,
+            order: 0,
             peer: None,
             leased_as: 0,
             stop: None,

@@ -9,6 +9,7 @@ mod sharing;
 mod speak;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -60,6 +61,9 @@ pub struct NodeConfig {
     pub queue_tasks: u32,
     /// Tasks that may wait below besides those that run; what its peers ask for if `None`.
     pub prefetch: Option<u32>,
+    /// How long a task waits for a worker of its type while workers of other types are idle, which should be about as long as
+    /// a worker takes to start; if `None`, the node does not look at types.
+    pub cold_after: Option<Duration>,
     /// Stamp of a task that goes down from here.
     pub sent: Hop,
     /// Stamp of an outcome that arrives here; a service has none, its record says when.
@@ -130,7 +134,7 @@ pub struct PeerInfo {
     /// What it last said about itself.
     pub report: Report,
     /// What it last said about its types of workers; empty if they are all of one.
-    pub warm: Warm,
+    pub warm: Arc<Warm>,
 }
 
 /// What happened to the links of a node since it was made.
@@ -264,7 +268,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// Adds a lane.
     pub fn open_lane(&mut self) -> LaneId {
-        self.dispatcher.open_lane()
+        match self.config.cold_after {
+            Some(cold_after) => self.dispatcher.open_warm_lane(cold_after),
+            None => self.dispatcher.open_lane(),
+        }
     }
 
     /// Tasks of this kind that come from above go to this lane, whatever their environment: nodes below see to that.
@@ -580,6 +587,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
 
     /// Sends figures about this node to the node above.
     pub fn report(&mut self, workers: u32) {
+        self.say_warm_below();
         let mut report = Report { workers, ..Report::default() };
         for peer in self.peers.values() {
             if let Peer::Remote { info, link: Some(_), .. } = peer {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::sharing::{Environments, Route};
 use super::{Applicant, End, Node, NodeOutput, Peer, PeerInfo, Session, Timer, conflict};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
-use crate::message::{Report, Warm};
+use crate::message::Report;
 use crate::model::{
     AttemptId, Failure, Now, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, TaskSpec, Tick, limit,
 };
@@ -99,8 +99,8 @@ impl<P: PlacementPolicy + Default> Node<P> {
         }
         // The same session goes on counting.
         let warm = match self.peers.get(&peer) {
-            Some(Peer::Remote { info, .. }) => info.warm.clone(),
-            Some(Peer::Executor { .. }) | None => Warm::default(),
+            Some(Peer::Remote { info, .. }) => Arc::clone(&info.warm),
+            Some(Peer::Executor { .. }) | None => Arc::default(),
         };
         if let Some(Peer::Remote { info, link: Some(old), .. }) = self.peers.get(&peer) {
             // The same process on a new connection: the old one is dead, only we did not notice yet.

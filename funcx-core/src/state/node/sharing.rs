@@ -1,9 +1,12 @@
 //! Slots that several executors of one node share, each of which runs the tasks of one environment.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::{Node, NodeOutput, Peer};
 use crate::contract::{Capacity, PeerId, PlacementPolicy};
 use crate::message::{Warm, WarmType};
-use crate::model::{FunctionKind, Now, Tick};
+use crate::model::{FunctionKind, Now, Tick, limit};
 use crate::state::warm_slots::{KeepAlive, WarmCounters, WarmSlots};
 use crate::state::{LaneId, LinkId};
 
@@ -53,6 +56,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
         if let Some(sharing) = &mut self.sharing {
             sharing.warm.add_type();
             sharing.lanes.push((lane, environment));
+            if let Some(uplink) = &mut self.uplink {
+                // Who has several types says so from the beginning.
+                uplink.set_warm(sharing.say());
+            }
         }
         lane
     }
@@ -69,8 +76,37 @@ impl<P: PlacementPolicy + Default> Node<P> {
     pub(super) fn set_warm(&mut self, link: LinkId, warm: Warm) {
         let Some(peer) = self.peer_of(link) else { return };
         if let Some(Peer::Remote { info, .. }) = self.peers.get_mut(&peer) {
-            self.warm_below.add(counters_of(&warm).since(counters_of(&info.warm)));
-            info.warm = warm;
+            let (new, known) = (counters_of(&warm), counters_of(&info.warm));
+            // One that counts from the beginning was started anew.
+            let known = if new.cold_starts < known.cold_starts { WarmCounters::default() } else { known };
+            self.warm_below.add(new.since(known));
+            let types = warm.types.iter().map(|of| (of.environment.as_deref(), of.slots));
+            self.dispatcher.set_warm(peer, types);
+            info.warm = Arc::new(warm);
+        }
+    }
+
+    /// Passes on what nodes below have said, if any of them has.
+    pub(super) fn say_warm_below(&mut self) {
+        if self.sharing.is_some() {
+            return;
+        }
+        let mut slots: BTreeMap<Option<&str>, u32> = BTreeMap::new();
+        for peer in self.peers().filter(|peer| peer.connected) {
+            for of in &peer.warm.types {
+                let sum = slots.entry(of.environment.as_deref()).or_default();
+                *sum = sum.saturating_add(of.slots);
+            }
+        }
+        if slots.is_empty() && self.warm_below == WarmCounters::default() {
+            return;
+        }
+        let types = slots.into_iter().take(limit::MAX_ENVIRONMENTS + 1);
+        let types =
+            types.map(|(name, slots)| WarmType { environment: name.map(str::to_owned), slots }).collect();
+        let WarmCounters { cold_starts, switches, retired } = self.warm_below;
+        if let Some(uplink) = &mut self.uplink {
+            uplink.set_warm(Warm { types, cold_starts, switches, retired });
         }
     }
 
