@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use funcx_core::conformance::placement::{idle_before_prefetch, suite};
-use funcx_core::contract::{IdleFirst, PeerId, PlacementPolicy, Room};
+use funcx_core::contract::{AnyPeer, IdleFirst, PeerId, PlacementPolicy, Room};
 use funcx_core::model::Task;
 
 #[test]
 fn idle_first_keeps_the_contract() {
     suite(IdleFirst::default);
+    suite(AnyPeer::default);
 }
 
 #[test]

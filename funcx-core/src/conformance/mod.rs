@@ -12,3 +12,4 @@ pub mod placement;
 pub mod provider;
 pub mod task_store;
 pub mod transport;
+pub mod warm_routing;

@@ -15,6 +15,7 @@
 //! Contracts that are called seldom return boxed futures and are object-safe, so that a daemon can choose an
 //! implementation by a name from its configuration. The ones that render or parse text are pure.
 
+mod any_peer;
 mod authority;
 mod batch_system;
 mod command;
@@ -27,6 +28,7 @@ mod registry;
 mod task_store;
 mod transport;
 
+pub use any_peer::AnyPeer;
 pub use authority::{Access, Action, Authority, Credential, Object, Principal, Scope};
 pub use batch_system::{BatchCapability, BatchSystem, CommandOutput};
 pub use command::Command;
