@@ -83,6 +83,12 @@ fn sizes_that_make_no_sense_are_refused_with_the_range_that_does() {
         (["prefetch", "--prefetch", "65537"], "0..=65536"),
         (["internal-batching", "--tasks", "0"], "1..=100000000"),
         (["latency-breakdown", "--calls", "0"], "1..=10000000"),
+        (["start-times", "--cold", "0"], "1..=100000"),
+        (["growth-tasks", "--tasks", "0"], "1..=100000000"),
+        (["growth-workers", "--workers", "0"], "1..=1048576"),
+        (["growth-managers", "--managers", "8193"], "1..=8192"),
+        (["growth-payload", "--bytes", "67108865"], "0..=67108864"),
+        (["growth-clients", "--clients", "4097"], "1..=4096"),
         (["all", "--runs", "0"], "1..=100"),
         (["all", "--longest", "0"], "1..=86400"),
     ] {
@@ -91,6 +97,21 @@ fn sizes_that_make_no_sense_are_refused_with_the_range_that_does() {
         assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {said}");
         assert!(said.contains(arguments[1]) || said.contains("unexpected"), "{arguments:?}: {said}");
         assert!(said.contains(range), "{arguments:?}: {said}");
+    }
+    assert_nothing_is_left(&temporary);
+}
+
+#[test]
+fn growth_has_a_figure_for_each_size() {
+    let temporary = tempfile::tempdir().unwrap();
+    let sizes = ["growth-tasks", "--quick", "--tasks", "100,2000", "--json"];
+    let done = run(temporary.path(), &sizes);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let document: Value = serde_json::from_slice(&done.stdout).unwrap();
+    for chart in document["charts"].as_array().unwrap() {
+        let points = chart["series"][0]["points"].as_array().unwrap();
+        assert_eq!(points.len(), 2, "{chart}");
+        assert!(points.iter().all(|point| point["y"]["median"].as_f64().unwrap() > 0.0), "{chart}");
     }
     assert_nothing_is_left(&temporary);
 }

@@ -48,6 +48,9 @@ macro_rules! experiments {
             /// Do every experiment below, and write one report
             All(All),
             $($(#[$doc])* $name(One<$options>),)*
+            /// How much memory a simulated fabric takes
+            #[command(hide = true)]
+            Memory(experiments::Probe),
             /// The service of an experiment
             #[command(hide = true)]
             Service(ServiceOptions),
@@ -62,6 +65,7 @@ macro_rules! experiments {
                 Command::Latency(options) => latency::run(common, options).await,
                 Command::All(all) => all.run(common).await,
                 $(Command::$name(one) => run_one(one, common).await,)*
+                Command::Memory(probe) => probe.run().await,
                 Command::Service(options) => service::run(options).await,
                 Command::Endpoint(arguments) => endpoint::run(*arguments, &["bench", "endpoint"]).await,
             }

@@ -9,7 +9,7 @@ mod start_times;
 mod strong_scaling;
 mod weak_scaling;
 
-pub(super) use growth::{GrowthClients, GrowthManagers, GrowthPayload, GrowthTasks, GrowthWorkers};
+pub(super) use growth::{GrowthClients, GrowthManagers, GrowthPayload, GrowthTasks, GrowthWorkers, Probe};
 pub(super) use internal_batching::InternalBatching;
 pub(super) use latency_breakdown::LatencyBreakdown;
 pub(super) use prefetch::Prefetch;

@@ -19,7 +19,7 @@ pub struct GrowthClients {
     /// Clients of each row
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "COUNT,…")]
     clients: Vec<u32>,
-    /// Calls of all clients together; 20,000 if not set, 2,000 with --quick
+    /// Calls of all clients together; 5,000 if not set, 2,000 with --quick
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "COUNT")]
     calls: Option<u32>,
 }
@@ -38,7 +38,7 @@ impl Experiment for GrowthClients {
             ([], true) => &[1, 10, 100],
             (asked, _) => asked,
         };
-        let calls = self.calls.unwrap_or(if run.quick() { 2_000 } else { 20_000 });
+        let calls = self.calls.unwrap_or(if run.quick() { 2_000 } else { 5_000 });
         let mut rate = Series::ours("calls/s");
         let mut cpu = Series::ours("µs of the service's processor time per call");
         let (mut median, mut slow) = (Series::ours("median"), Series::ours("99th percentile"));

@@ -4,7 +4,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use clap::Args;
 
-use super::{Costs, chart, growth, measure};
+use super::{Costs, Probe, chart, growth, measure};
 use crate::cli::bench::experiment::{About, Experiment, Run};
 use crate::cli::bench::findings::{Findings, Series, number};
 use crate::cli::bench::simulated::{Size, Work};
@@ -43,9 +43,9 @@ impl Experiment for GrowthManagers {
             run.say(format!("{} managers", number(f64::from(managers))))?;
             let workers = managers * PER_MANAGER;
             let size = Size { managers, workers, prefetch: 0, at_a_time: None, work: Work::None };
-            let (cost, idle) = measure(run, size, tasks, &Bytes::new()).await?;
-            costs.add(f64::from(managers), &cost);
-            memory_of_one.add(f64::from(managers), [idle.max(0.0) / 1024.0 / f64::from(managers)]);
+            costs.add(f64::from(managers), &measure(run, size, tasks, &Bytes::new()).await?);
+            let idle = Probe { managers, workers, queued: 0 }.bytes().await?;
+            memory_of_one.add(f64::from(managers), [idle / 1024.0 / f64::from(managers)]);
         }
         let (charts, mut notes) = costs.charts("managers");
         notes.extend(growth(&memory_of_one, "managers"));

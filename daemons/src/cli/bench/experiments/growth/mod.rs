@@ -3,12 +3,14 @@
 mod clients;
 mod managers;
 mod payload;
+mod probe;
 mod tasks;
 mod workers;
 
 pub(in super::super) use clients::GrowthClients;
 pub(in super::super) use managers::GrowthManagers;
 pub(in super::super) use payload::GrowthPayload;
+pub(in super::super) use probe::Probe;
 pub(in super::super) use tasks::GrowthTasks;
 pub(in super::super) use workers::GrowthWorkers;
 
@@ -73,7 +75,8 @@ fn chart(title: &str, x: &str, y: &str, series: Series) -> Chart {
 
 /// Where a cost of one grows with their number, so that the cost of all grows faster than linearly.
 fn growth(series: &Series, x: &str) -> Vec<String> {
-    let Some(least) = series.points.iter().min_by(|a, b| a.y.median.total_cmp(&b.y.median)) else {
+    let positive = series.points.iter().filter(|point| point.y.median > 0.0);
+    let Some(least) = positive.min_by(|a, b| a.y.median.total_cmp(&b.y.median)) else {
         return Vec::new();
     };
     let after = series.points.iter().filter(|point| point.x > least.x);
@@ -90,11 +93,9 @@ fn growth(series: &Series, x: &str) -> Vec<String> {
     )]
 }
 
-/// Runs tasks several times on a new fabric; also the memory that the fabric took before any task.
-async fn measure(run: &Run, size: Size, tasks: u64, argument: &Bytes) -> Result<(Vec<Cost>, f64)> {
-    let before = memory("VmRSS")?;
+/// Runs tasks several times on a new fabric.
+async fn measure(run: &Run, size: Size, tasks: u64, argument: &Bytes) -> Result<Vec<Cost>> {
     let fabric = Fabric::start(size).await?;
-    let idle = memory("VmRSS")? - before;
     let mut costs = Vec::new();
     for _ in 0..run.runs() {
         let before = processor_time()?;
@@ -102,7 +103,7 @@ async fn measure(run: &Run, size: Size, tasks: u64, argument: &Bytes) -> Result<
         costs.push(Cost { tasks, took, cpu: processor_time()?.saturating_sub(before) });
     }
     fabric.stop().await?;
-    Ok((costs, idle))
+    Ok(costs)
 }
 
 /// Time that all threads of this process have used.
@@ -112,12 +113,7 @@ fn processor_time() -> Result<Duration> {
     Ok(Duration::from_micros(micros.unsigned_abs()))
 }
 
-/// What Linux says about the memory of this process, in bytes.
-fn memory(field: &str) -> Result<f64> {
-    memory_of(std::process::id(), field)
-}
-
-/// The same of any process.
+/// What Linux says about the memory of a process, in bytes.
 fn memory_of(pid: u32, field: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
         .context("cannot tell the memory of a process")?;

@@ -52,7 +52,7 @@ impl Experiment for GrowthPayload {
             let tasks = (row / bytes.max(1)).clamp(FEWEST_TASKS, MOST_TASKS);
             run.say(format!("{}, {} tasks", format_size(bytes), number(tasks as f64)))?;
             let argument = Bytes::from(vec![0x5a; bytes as usize]);
-            let (cost, _) = measure(run, SIZE, tasks, &argument).await?;
+            let cost = measure(run, SIZE, tasks, &argument).await?;
             // A place on a logarithmic scale is needed for what is empty.
             let place = bytes.max(1) as f64;
             costs.add(place, &cost);

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use clap::Args;
 use funcx_core::model::limit;
 
-use super::{Costs, chart, growth, measure, memory};
+use super::{Costs, Probe, chart, growth, measure};
 use crate::cli::bench::experiment::{About, Experiment, Run};
 use crate::cli::bench::findings::{Findings, Series, number};
-use crate::cli::bench::simulated::{Fabric, Size, Work};
+use crate::cli::bench::simulated::{Size, Work};
 
 /// Options of the experiment.
 #[derive(Debug, Clone, Default, Args)]
@@ -37,21 +37,16 @@ impl Experiment for GrowthTasks {
             ([], true) => &[1_000, 10_000, 100_000],
             (asked, _) => asked,
         };
-        // First, while the process is small: what is freed later is used again, and would not show.
         let mut memory_of_one = Series::ours("bytes of a queued task");
-        let idle = Size { managers: 0, workers: 0, ..SIZE };
         for &tasks in sizes.iter().filter(|tasks| **tasks <= QUEUE) {
             run.say(format!("{} tasks, queued", number(tasks as f64)))?;
-            let fabric = Fabric::start(idle).await?;
-            let before = memory("VmRSS")?;
-            fabric.queue(tasks).await?;
-            memory_of_one.add(tasks as f64, [(memory("VmRSS")? - before).max(0.0) / tasks as f64]);
-            fabric.stop().await?;
+            let bytes = Probe { queued: tasks, ..Probe::default() }.bytes().await?;
+            memory_of_one.add(tasks as f64, [bytes / tasks as f64]);
         }
         let mut costs = Costs::new();
         for &tasks in sizes {
             run.say(format!("{} tasks", number(tasks as f64)))?;
-            costs.add(tasks as f64, &measure(run, SIZE, tasks, &Bytes::new()).await?.0);
+            costs.add(tasks as f64, &measure(run, SIZE, tasks, &Bytes::new()).await?);
         }
         let (charts, mut notes) = costs.charts("tasks");
         notes.extend(growth(&memory_of_one, "tasks"));
@@ -61,8 +56,8 @@ impl Experiment for GrowthTasks {
             number(QUEUE as f64)
         ));
         notes.push(
-            "Memory is what the process grew by while the tasks were queued at an endpoint without managers. In rows after \
-             the first it uses what earlier ones have freed, too, so small rows show the least."
+            "Memory is what a process of its own grew by while the tasks were queued at an endpoint without managers; what \
+             the process needs in any case is in it, and shows in the small rows."
                 .to_owned(),
         );
         let memory_of_one = chart("Memory of each queued task", "tasks", "bytes", memory_of_one);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use clap::Args;
 
-use super::{Costs, chart, growth, measure};
+use super::{Costs, Probe, chart, growth, measure};
 use crate::cli::bench::experiment::{About, Experiment, Run};
 use crate::cli::bench::findings::{Findings, Series, number};
 use crate::cli::bench::simulated::{Size, Work};
@@ -23,6 +23,9 @@ pub struct GrowthWorkers {
 /// As many as on a node of Theta, or whatever is needed for [`MANAGERS`] to be enough.
 const PER_MANAGER: u32 = 64;
 const MANAGERS: u32 = 16;
+
+/// Few workers take long for many tasks, each of which is a round trip then.
+const MOST_PER_WORKER: u64 = 20_000;
 
 impl Experiment for GrowthWorkers {
     const ABOUT: About = About {
@@ -44,9 +47,10 @@ impl Experiment for GrowthWorkers {
             run.say(format!("{} workers", number(f64::from(workers))))?;
             let managers = workers.div_ceil(PER_MANAGER).min(MANAGERS);
             let size = Size { managers, workers, prefetch: 0, at_a_time: None, work: Work::None };
-            let (cost, idle) = measure(run, size, tasks, &Bytes::new()).await?;
-            costs.add(f64::from(workers), &cost);
-            memory_of_one.add(f64::from(workers), [idle.max(0.0) / f64::from(workers)]);
+            let tasks = tasks.min(u64::from(workers) * MOST_PER_WORKER);
+            costs.add(f64::from(workers), &measure(run, size, tasks, &Bytes::new()).await?);
+            let idle = Probe { managers, workers, queued: 0 }.bytes().await?;
+            memory_of_one.add(f64::from(workers), [idle / f64::from(workers)]);
         }
         let (charts, mut notes) = costs.charts("workers");
         notes.extend(growth(&memory_of_one, "workers"));
@@ -59,7 +63,7 @@ impl Experiment for GrowthWorkers {
             setup: vec![
                 super::super::simulated_setup(),
                 format!(
-                    "{} tasks; {PER_MANAGER} workers for each manager, more if {MANAGERS} managers are not enough.",
+                    "{} tasks, or {MOST_PER_WORKER} for each worker; {PER_MANAGER} workers for each manager, more if {MANAGERS} managers are not enough.",
                     number(tasks as f64)
                 ),
             ],
