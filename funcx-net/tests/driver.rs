@@ -117,6 +117,7 @@ fn config(uplink: Option<UplinkIdentity>) -> NodeConfig {
         retries: true,
         queue_tasks: 0,
         prefetch: None,
+        cold_after: None,
         sent: Hop::EndpointSent,
         returned: None,
         software: "test".to_owned(),

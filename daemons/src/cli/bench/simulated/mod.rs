@@ -283,6 +283,7 @@ fn config(manager: Option<u32>, limits: DispatcherLimits) -> NodeConfig {
         journal: false,
         queue_tasks: 0,
         prefetch: None,
+        cold_after: None,
         sent,
         returned,
         software: SOFTWARE.to_owned(),
