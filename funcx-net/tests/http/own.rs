@@ -49,7 +49,7 @@ async fn arguments_and_values_pass_through_as_they_are() {
     let globus = site.globus_function().await;
     let body = format!(
         r#"{{"endpoint_id": "{}", "walltime_seconds": 2.5, "max_attempts": 2, "cores": 0.5, "nodes": 1, "labels": ["gpu"],
-            "environment": "ml", "container": "image", "options": {{"env": {{"A": "b"}}}}, "tasks": [
+            "container": "image", "options": {{"env": {{"A": "b"}}}}, "tasks": [
             {{"function_id": "{native}", "arguments": [{{"deep":  [1.50, null]}}, "text"]}},
             {{"function_id": "{python}", "arguments": [{{"args": [1], "kwargs": {{"k": 2.0}}}}, {{}}]}},
             {{"function_id": "{globus}", "arguments": [{}]}}]}}"#,
@@ -81,7 +81,6 @@ async fn arguments_and_values_pass_through_as_they_are() {
         assert_eq!(task.spec.options, r#"{"env":{"A":"b"}}"#);
         assert_eq!((task.spec.shape.milli_cores, task.spec.limits.max_attempts), (500, 2));
         assert_eq!(task.spec.shape.container.as_deref(), Some("image"));
-        assert_eq!(task.spec.shape.environment.as_deref(), Some("ml"));
         let mut outcome = Outcome::returned(&task, r#"{"v":  1e3}"#);
         (outcome.stdout, outcome.stderr, outcome.worker) =
             ("out".into(), "err".into(), r#"{"os":"x"}"#.into());
@@ -108,6 +107,22 @@ async fn arguments_and_values_pass_through_as_they_are() {
     let id = ids[2][0].as_str().unwrap();
     let task = site.ask("GET", &format!("/v1/tasks/{id}?wait=30"), None).await.body;
     assert_eq!(task["result"], json!(r#"{"v":  1e3}"#));
+}
+
+#[tokio::test]
+async fn an_environment_that_the_endpoint_does_not_have_is_named() {
+    let site = Site::new().await;
+    let _bench = site.bench().await;
+    let body = json!({
+        "endpoint_id": site.endpoint,
+        "environment": "ml",
+        "tasks": [{ "function_id": site.native_function().await, "arguments": [1] }],
+    });
+    let answer = site.ask("POST", "/v1/submit", Some(body)).await;
+    let id = answer.body["task_ids"][0][0].as_str().unwrap().to_owned();
+    let task = site.ask("GET", &format!("/v1/tasks/{id}?wait=30"), None).await.body;
+    assert_eq!(task["failure"]["code"], "UnknownEnvironment");
+    assert!(task["failure"]["message"].as_str().unwrap().contains("`ml`"), "{task}");
 }
 
 #[tokio::test]
