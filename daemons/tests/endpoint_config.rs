@@ -84,6 +84,7 @@ python: /opt/python/bin/python3
 worker_command: [my worker, --fast]
 environment: {OMP_NUM_THREADS: 4, GREETING: "a b"}
 preload: [numpy]
+memo_size: 2 MiB
 max_result_size: 1 MiB
 max_output_size: 1 KiB
 kill_grace: 500 ms
@@ -117,6 +118,7 @@ engine:
         )
     );
     assert_eq!((config.max_result_bytes, config.max_output_bytes), (1 << 20, 1 << 10));
+    assert_eq!(config.memo_bytes, 2 << 20);
     assert_eq!(config.engine.working_dir, PathBuf::from("/scratch/w"));
     assert_eq!(config.engine.heartbeat_threshold, Duration::from_secs(20));
     assert_eq!(config.engine.max_idletime, Duration::from_secs(600));
@@ -309,11 +311,15 @@ fn what_globus_compute_has_and_we_do_not_is_refused_as_such() {
         ),
         (
             "engine: {prefetch: 65537}",
-            "line 1: engine.prefetch must be a whole number from 0 (none ahead) to 65536, not the number `65537`",
+            "line 1: engine.prefetch must be a whole number from 1 to 65536, not the number `65537`",
+        ),
+        (
+            "engine: {prefetch: 0}",
+            "line 1: engine.prefetch must be a whole number from 1 to 65536, not the number `0`",
         ),
         (
             "engine: {prefetch_capacity: -1}",
-            "line 1: engine.prefetch_capacity must be a whole number from 0 (none ahead) to 65536, not the number `-1`",
+            "line 1: engine.prefetch_capacity must be a whole number from 0 to 65536, not the number `-1`",
         ),
         (
             "engine: {prefetch: 1, prefetch_capacity: 1}",
@@ -388,4 +394,11 @@ fn environments_that_cannot_be_are_refused() {
     let many: String = (0..65).map(|n| format!("  e{n}: {{}}\n")).collect();
     let problems = problems(&format!("environments:\n{many}"));
     assert_eq!(problems, "line 1: environments holds 65 environments; at most 64 are possible");
+}
+
+#[test]
+fn no_prefetch_is_said_in_the_word_that_knows_it() {
+    let config = parse("engine: {prefetch_capacity: 0}");
+    assert_eq!(config.engine.prefetch, Some(0));
+    assert_eq!(parse(&config.to_string()), config);
 }

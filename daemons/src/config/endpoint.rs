@@ -54,6 +54,8 @@ pub struct EndpointConfig {
     pub environments: BTreeMap<String, EnvironmentConfig>,
     /// How long workers of an environment are kept without tasks, if there are several.
     pub keep_alive: KeepAlive,
+    /// Memory for the values of memoized tasks, in bytes.
+    pub memo_bytes: u64,
     /// Largest result of one task in bytes.
     pub max_result_bytes: u64,
     /// Captured output kept of each stream of a task, in bytes.
@@ -163,6 +165,7 @@ impl Default for EndpointConfig {
             preload: Vec::new(),
             environments: BTreeMap::new(),
             keep_alive: KeepAlive::Learned,
+            memo_bytes: limit::DEFAULT_MEMO_BYTES as u64,
             max_result_bytes: limit::MAX_PAYLOAD_BYTES as u64,
             max_output_bytes: limit::MAX_OUTPUT_BYTES as u64,
             kill_grace: Duration::from_secs(2),
@@ -298,6 +301,7 @@ fn read_endpoint(mut file: Section<'_>) -> EndpointConfig {
         preload: file.get("preload").unwrap_or_default(),
         environments: environments::read(&mut file),
         keep_alive: file.get("keep_alive").unwrap_or_default(),
+        memo_bytes: file.get::<Size>("memo_size").map_or(default.memo_bytes, |size| size.0),
         max_result_bytes: file
             .get_if("max_result_size", &max_result, |size: &Size| size.0 <= limit::MAX_PAYLOAD_BYTES as u64)
             .map_or(default.max_result_bytes, |size| size.0),
@@ -432,9 +436,11 @@ fn read_provider(mut provider: Section<'_>) -> ProviderConfig {
 
 /// `prefetch`, which Globus Compute calls `prefetch_capacity`.
 fn read_prefetch(engine: &mut Section<'_>) -> Option<u32> {
-    let expected = format!("a whole number from 0 (none ahead) to {}", limit::MAX_PREFETCH);
-    let [ours, theirs] = ["prefetch", "prefetch_capacity"]
-        .map(|key| engine.get_if(key, &expected, |tasks: &u32| *tasks <= limit::MAX_PREFETCH));
+    // In their files 0 stands for none ahead; in ours it would be a riddle, for what is left out is automatic.
+    let [ours, theirs] = [("prefetch", 1), ("prefetch_capacity", 0)].map(|(key, least)| {
+        let expected = format!("a whole number from {least} to {}", limit::MAX_PREFETCH);
+        engine.get_if(key, &expected, |tasks: &u32| (least..=limit::MAX_PREFETCH).contains(tasks))
+    });
     if ours.is_some() && theirs.is_some() {
         engine.problem("prefetch_capacity", "and `prefetch` say the same thing; leave one out");
     }

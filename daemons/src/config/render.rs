@@ -58,7 +58,8 @@ impl EndpointConfig {
         );
         file.option(
             "Tasks that may wait at each manager besides those that run. Not set: as many as keep workers busy.",
-            "prefetch",
+            // Only their word knows 0, for none.
+            if engine.prefetch == Some(0) { "prefetch_capacity" } else { "prefetch" },
             engine.prefetch,
             "64",
         );
@@ -148,6 +149,7 @@ impl EndpointConfig {
             "keep_alive",
             format_keep_alive(self.keep_alive),
         );
+        file.key("Memory for the values of memoized tasks.", "memo_size", format_size(self.memo_bytes));
         file.key("Largest result of a task.", "max_result_size", format_size(self.max_result_bytes));
         file.key(
             "Captured output kept of each stream of a task.",

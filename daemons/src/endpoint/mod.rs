@@ -151,7 +151,7 @@ impl Endpoint {
         let node_config = node_config(config, identity, &recovered)?;
         let (node, driver) = driver::start(node_config, host, Some(above), |node: &mut Node<IdleFirst>| {
             let lane = node.open_lane();
-            node.memoize(limit::DEFAULT_MEMO_BYTES);
+            node.memoize(usize::try_from(config.memo_bytes).unwrap_or(usize::MAX));
             FunctionKind::ALL.into_iter().for_each(|kind| node.route(kind, lane));
             node.restore(recovered);
         });
