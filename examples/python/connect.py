@@ -37,10 +37,11 @@ def result(gcc, task_id):
 def results(gcc, task_ids):
     """Results in the order of `task_ids`; asks for all of them at once until none is pending.
 
-    Tasks that failed are left out of a batch by the SDK; asked for alone, they raise what went wrong.
+    Tasks that failed are left out of a batch by the SDK; asked for alone, they raise what went wrong. A batch with more results
+    than fit into an answer leaves some out as well.
     """
     while True:
         batch = gcc.get_batch_result(task_ids)
         if not any(task["pending"] for task in batch.values()):
-            return [batch[task_id]["result"] if task_id in batch else gcc.get_result(task_id) for task_id in task_ids]
+            return [batch[task_id]["result"] if task_id in batch else result(gcc, task_id) for task_id in task_ids]
         time.sleep(0.005)
