@@ -8,36 +8,33 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
-use crate::model::{Memoize, Outcome, OutcomeKind, TaskSpec};
+use crate::model::{EndpointId, FunctionId, Outcome, OutcomeKind, Shape, TaskSpec};
 
 /// What equal calls have in common: SHA-256 over who may share the value, the function's hash, whether it is mapped,
-/// options, environment, container and arguments.
+/// options, arguments, and what it asks for but for its walltime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemoKey(pub [u8; 32]);
 
 impl MemoKey {
-    /// The key of a call as its specification wants it remembered; `None` if it wants to run. Shared values count only in
-    /// one place: `place` is a number for the endpoint.
-    pub fn of(spec: &TaskSpec, arguments: &[u8], place: u128) -> Option<Self> {
-        match spec.memoize {
-            Memoize::Never => None,
-            Memoize::Own => Some(Self::own(spec, arguments)),
-            Memoize::Shared => Some(Self::hash(&[b"at", &place.to_le_bytes()[..]].concat(), spec, arguments)),
-        }
-    }
-
-    /// The key of a call whose value only its owner may see, whatever its specification says.
+    /// The key of a call whose value only its owner may see.
     pub fn own(spec: &TaskSpec, arguments: &[u8]) -> Self {
         Self::hash(spec.owner.uuid().as_bytes(), spec, arguments)
     }
 
+    /// The key of a call whose value everybody may see who may call this function at this endpoint. The function counts by its
+    /// id: others with the same code may be for other people.
+    pub fn shared(spec: &TaskSpec, arguments: &[u8], function: FunctionId, endpoint: EndpointId) -> Self {
+        let scope = [function.as_u128().to_be_bytes(), endpoint.as_u128().to_be_bytes()].concat();
+        Self::hash(&scope, spec, arguments)
+    }
+
     fn hash(scope: &[u8], spec: &TaskSpec, arguments: &[u8]) -> Self {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
-        let (environment, container) = (text(&spec.shape.environment), text(&spec.shape.container));
+        // Whatever a function may see of where it runs; for how long it may do so makes no difference to its value.
+        let shape = Shape { walltime: None, ..spec.shape.clone() };
+        let shape = if shape == Shape::default() { String::new() } else { format!("{shape:?}") };
         let mut digest = Sha256::new();
         // Lengths keep parts apart that run into each other.
-        let function = &spec.function.hash().0;
-        for part in [scope, function, &[u8::from(spec.map)], &spec.options, &environment, &container] {
+        for part in [scope, &spec.function.hash().0, &[u8::from(spec.map)], &spec.options, shape.as_bytes()] {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -98,6 +95,12 @@ impl MemoCache {
         }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.bytes = 0;
+    }
+
     /// Bytes that it occupies.
     pub const fn bytes(&self) -> usize {
         self.bytes
@@ -116,24 +119,30 @@ mod tests {
     use super::*;
     use crate::model::{Failure, Function, IdentityId, Task, TaskId};
 
-    fn spec(owner: u128, memoize: Memoize) -> TaskSpec {
+    fn spec(owner: u128) -> TaskSpec {
         let function = Arc::new(Function::python("f", "def f(): pass"));
-        TaskSpec { memoize, ..TaskSpec::new(function, IdentityId::from_u128(owner)) }
+        TaskSpec::new(function, IdentityId::from_u128(owner))
     }
 
     #[test]
     fn calls_are_equal_if_function_arguments_options_and_owner_are() {
-        let key = |spec: &TaskSpec, arguments: &str| MemoKey::of(spec, arguments.as_bytes(), 0).unwrap();
-        let one = spec(1, Memoize::Own);
-        assert_eq!(key(&one, "x"), key(&spec(1, Memoize::Own), "x"));
+        let key = |spec: &TaskSpec, arguments: &str| MemoKey::own(spec, arguments.as_bytes());
+        let one = spec(1);
+        assert_eq!(key(&one, "x"), key(&spec(1), "x"));
         assert_ne!(key(&one, "x"), key(&one, "y"));
-        assert_ne!(key(&one, "x"), key(&spec(2, Memoize::Own), "x"), "another owner");
+        assert_ne!(key(&one, "x"), key(&spec(2), "x"), "another owner");
         let other = TaskSpec { function: Arc::new(Function::python("g", "def f(): pass")), ..one.clone() };
         assert_ne!(key(&one, "x"), key(&other, "x"));
         assert_ne!(key(&one, "x"), key(&TaskSpec { options: "x".into(), ..one.clone() }, ""));
         assert_ne!(key(&one, "x"), key(&TaskSpec { map: true, ..one.clone() }, "x"));
         let mut inside = one.clone();
         inside.shape.container = Some("image".into());
+        let mut longer = one.clone();
+        longer.shape.walltime = Some(std::time::Duration::from_secs(1));
+        assert_eq!(key(&one, "x"), key(&longer, "x"));
+        let mut wider = one.clone();
+        wider.shape.nodes = 2;
+        assert_ne!(key(&one, "x"), key(&wider, "x"));
         let mut elsewhere = one.clone();
         elsewhere.shape.environment = Some("image".into());
         assert_ne!(key(&inside, "x"), key(&elsewhere, "x"));
@@ -141,21 +150,20 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_value_is_anybodys_at_one_endpoint_but_never_that_of_one_who_keeps_it() {
-        let (mine, theirs) = (spec(1, Memoize::Shared), spec(2, Memoize::Shared));
-        let key = |spec: &TaskSpec, place| MemoKey::of(spec, b"x", place);
-        assert!(key(&mine, 1).is_some());
-        assert_eq!(key(&mine, 1), key(&theirs, 1));
-        assert_ne!(key(&mine, 1), key(&mine, 2));
-        let own = spec(1, Memoize::Own);
-        assert_eq!(key(&own, 1), key(&own, 2), "one's own value is as good elsewhere");
-        assert_ne!(key(&own, 1), key(&mine, 1));
-        assert_eq!(key(&spec(1, Memoize::Never), 1), None);
+    fn a_shared_value_is_anybodys_who_calls_the_same_function_at_the_same_endpoint() {
+        let key = |spec: &TaskSpec, function, endpoint| {
+            MemoKey::shared(spec, b"x", FunctionId::from_u128(function), EndpointId::from_u128(endpoint))
+        };
+        let (mine, theirs) = (spec(1), spec(2));
+        assert_eq!(key(&mine, 1, 1), key(&theirs, 1, 1));
+        assert_ne!(key(&mine, 1, 1), key(&mine, 1, 2));
+        assert_ne!(key(&mine, 1, 1), key(&mine, 2, 1), "the same code, for other people");
+        assert_ne!(key(&mine, 1, 1), MemoKey::own(&mine, b"x"));
     }
 
     #[test]
     fn failures_leave_nothing_and_neither_do_maps_with_some() {
-        let single = Arc::new(spec(1, Memoize::Own));
+        let single = Arc::new(spec(1));
         let map = Arc::new(TaskSpec { map: true, ..(*single).clone() });
         let lasting = |spec: &Arc<TaskSpec>, value: &str| {
             let task = Task::new(TaskId::from_u128(1), Arc::clone(spec), "");

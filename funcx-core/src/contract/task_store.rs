@@ -68,7 +68,12 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Values that tasks have returned which were remembered under these keys.
     ///
     /// **Shape.** One entry per key, in the same order; `None` if nothing was remembered, or its task is forgotten.
-    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>>;
+    /// **Bounds.** What comes after about `max_bytes` of values is left out as well.
+    fn remembered<'a>(
+        &'a self,
+        keys: &'a [MemoKey],
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>>;
 
     /// What is known to have happened to a task before its outcome, in the order in which it was recorded; nothing for an
     /// unknown task. Of many events the last [`MAX_TASK_EVENTS`](crate::model::limit::MAX_TASK_EVENTS) are kept.

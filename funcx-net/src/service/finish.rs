@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use funcx_core::Result;
 use funcx_core::contract::{Backlog, OutcomeRecord, Write};
-use funcx_core::model::{Outcome, OutcomeKind, TaskEvent, TaskEventKind, TaskId};
+use funcx_core::model::{Outcome, OutcomeKind, TaskEvent, TaskEventKind, TaskId, limit};
 
 use super::lane::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::publish::{Finished, Origin};
@@ -40,30 +40,29 @@ impl Service {
         outcomes: Vec<Outcome>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let recorded = self.recording.borrow().next;
-        let begun = (!outcomes.is_empty()).then(|| {
+        let begun = parts(outcomes).into_iter().map(|outcomes| {
             let (ticket, records) = self.publisher.stamp(outcomes, wall_clock());
             let committed = self.store.commit(vec![Write::Finish(records.clone())]);
             (ticket, records, committed)
         });
+        let begun: Vec<_> = begun.collect();
         async move {
-            // Attempts that were lost with these outcomes must be counted before their sender forgets them.
-            let Some((ticket, records, mut committed)) = begun else {
-                self.recorded_through(recorded).await;
-                return;
-            };
-            let mut pause = FIRST_PAUSE;
-            while let Err(error) = committed.await {
-                self.say_failed(&error);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-                committed = self.store.commit(vec![Write::Finish(records.clone())]);
+            for (ticket, records, mut committed) in begun {
+                let mut pause = FIRST_PAUSE;
+                while let Err(error) = committed.await {
+                    self.say_failed(&error);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    committed = self.store.commit(vec![Write::Finish(records.clone())]);
+                }
+                self.say_worked();
+                self.metrics.finished(&records);
+                log(&records);
+                let origins = self.untrack(&records);
+                let origins = self.find_origins(&records, origins).await;
+                self.publisher.publish(ticket, finished(records, origins));
             }
-            self.say_worked();
-            self.metrics.finished(&records);
-            log(&records);
-            let origins = self.untrack(&records);
-            let origins = self.find_origins(&records, origins).await;
-            self.publisher.publish(ticket, finished(records, origins));
+            // Attempts that were lost with these outcomes must be counted before their sender forgets them.
             self.recorded_through(recorded).await;
         }
     }
@@ -147,14 +146,14 @@ impl Service {
     fn untrack(self: &Arc<Self>, records: &[OutcomeRecord]) -> Vec<Option<Arc<Origin>>> {
         let mut queues: Vec<(Arc<Queue>, Backlog)> = Vec::new();
         let mut origins = Vec::with_capacity(records.len());
-        let mut returned = Vec::new();
+        let mut memoized = Vec::new();
         let mut tracked = self.tracked.lock();
         for record in records {
             let Some(task) = tracked.remove(&record.outcome.task) else {
                 origins.push(None);
                 continue;
             };
-            returned.extend(task.memoized.and_then(|memoized| memo::returned(&memoized, record)));
+            memoized.extend(task.memoized.map(|memoized| (memoized, record)));
             let bytes = task.bytes as u64;
             match queues.iter_mut().find(|(queue, _)| Arc::ptr_eq(queue, &task.queue)) {
                 Some((_, ended)) => {
@@ -166,7 +165,9 @@ impl Service {
             origins.push(Some(task.origin));
         }
         drop(tracked);
-        self.remember(returned);
+        let returned =
+            memoized.into_iter().filter_map(|(memoized, record)| memo::returned(&memoized, record));
+        self.remember(returned.collect());
         for (queue, ended) in queues {
             // A lane stays open once it is.
             if let Some(lane) = self.open_lane(queue.endpoint) {
@@ -206,6 +207,23 @@ impl Service {
         }
         origins
     }
+}
+
+/// Outcomes in parts that a commit has room for: many memoized tasks may end at once, all with the same large value.
+fn parts(outcomes: Vec<Outcome>) -> Vec<Vec<Outcome>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for outcome in outcomes {
+        if bytes >= limit::TARGET_BATCH_BYTES {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += outcome.payload_bytes();
+        part.push(outcome);
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
 }
 
 /// Says what became of tasks: each of them to those who look for one, the rare ends to everybody.

@@ -148,7 +148,8 @@ impl Lane {
     }
 
     /// Gives tasks their sequence numbers and calls `commit` with the first one; the order of numbers is the order of
-    /// commits. What `commit` gave has to be awaited, and [`Lane::settled`] be called with what became of it.
+    /// commits. What `commit` gave has to be awaited, and [`Lane::settled`] be called with what became of it, if there are any
+    /// tasks.
     ///
     /// # Errors
     /// `NotFound` if the endpoint is being deleted, `LimitExceeded` if as much waits for it as may.
@@ -157,7 +158,7 @@ impl Lane {
         tasks: Vec<(Task, Arc<Origin>)>,
         config: &ServiceConfig,
         commit: impl FnOnce(u64) -> BoxFuture<'static, Result<()>>,
-    ) -> Result<(u64, BoxFuture<'static, Result<()>>)> {
+    ) -> Result<(Option<u64>, BoxFuture<'static, Result<()>>)> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(Error::new(ErrorKind::NotFound, "submit tasks", "the endpoint is being deleted"));
@@ -173,8 +174,12 @@ impl Lane {
         state.backlog.tasks += new.tasks;
         state.backlog.bytes += new.bytes;
         let committed = commit(first);
-        state.arriving.push_back(Arrival { first, parts, committed: None });
-        Ok((first, committed))
+        // Without tasks there is nothing to hand in, and the next one has the same first number.
+        let arrives = new.tasks > 0;
+        if arrives {
+            state.arriving.push_back(Arrival { first, parts, committed: None });
+        }
+        Ok((arrives.then_some(first), committed))
     }
 
     /// The submission that begins with this sequence number is durable, or never will be.

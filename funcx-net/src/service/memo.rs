@@ -4,18 +4,21 @@
 //! Equal calls that are under way wait for each other in the dispatcher. Here is what comes after: values at hand in
 //! memory, and behind it those in the store, which a restart does not forget.
 
-use std::{iter, sync::Arc};
+use std::{collections::HashMap, iter, sync::Arc};
 
 use bytes::Bytes;
 use funcx_core::Result;
 use funcx_core::contract::{FunctionRecord, OutcomeRecord, Write};
 use funcx_core::memo::{MemoKey, lasting_value};
-use funcx_core::model::{EndpointId, Memoize, Outcome, TaskId, TaskSpec};
+use funcx_core::model::{EndpointId, FunctionId, Memoize, Outcome, TaskId, TaskSpec};
 
 use super::publish::{Finished, Ticket};
 use super::submit::{Batch, Numbered, submission};
 use super::{Service, finish};
 use crate::driver::wall_clock;
+
+/// Bytes of values with which the calls of one request may be answered.
+pub(super) const MAX_ANSWER_BYTES: usize = 32 << 20;
 
 /// How a task in the dispatcher is remembered when it returns.
 #[derive(Debug)]
@@ -25,9 +28,23 @@ pub(super) struct Memoized {
 }
 
 impl Memoized {
-    pub(super) fn of(spec: &TaskSpec, arguments: &[u8], endpoint: EndpointId) -> Option<Box<Self>> {
-        let key = MemoKey::of(spec, arguments, endpoint.as_u128())?;
+    pub(super) fn of(
+        spec: &TaskSpec,
+        arguments: &[u8],
+        function: FunctionId,
+        endpoint: EndpointId,
+    ) -> Option<Box<Self>> {
+        let key = key(spec, arguments, function, endpoint)?;
         Some(Box::new(Self { key, map: spec.map }))
+    }
+}
+
+/// The key of a call as its specification wants it remembered; `None` if it wants to run.
+fn key(spec: &TaskSpec, arguments: &[u8], function: FunctionId, endpoint: EndpointId) -> Option<MemoKey> {
+    match spec.memoize {
+        Memoize::Never => None,
+        Memoize::Own => Some(MemoKey::own(spec, arguments)),
+        Memoize::Shared => Some(MemoKey::shared(spec, arguments, function, endpoint)),
     }
 }
 
@@ -91,33 +108,43 @@ impl Service {
         self.publisher.publish(ticket, finished);
     }
 
-    /// Values of equal calls, one entry for each of the arguments; empty if no value will do.
+    /// Values of equal calls, one entry for each of the arguments; empty if no value will do. They take no more than
+    /// `room` bytes, which is less by them: calls with larger values go their ordinary way.
     pub(super) async fn known_values(
         &self,
         spec: &TaskSpec,
         endpoint: EndpointId,
         batch: &Batch,
+        room: &mut usize,
     ) -> Result<Vec<Option<Bytes>>> {
-        let key = |arguments: &Bytes| MemoKey::of(spec, arguments, endpoint.as_u128());
+        let key = |arguments: &Bytes| key(spec, arguments, batch.function, endpoint);
         let keys: Vec<MemoKey> = batch.arguments.iter().filter_map(key).collect();
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let mut values: Vec<Option<Bytes>> = {
+        let mut known: HashMap<MemoKey, Option<Bytes>> = HashMap::new();
+        {
             let mut memo = self.memo.lock();
-            keys.iter().map(|key| memo.find(key)).collect()
-        };
-        let missing: Vec<usize> = (0..keys.len()).filter(|index| values[*index].is_none()).collect();
-        if !missing.is_empty() {
-            let asked: Vec<MemoKey> = missing.iter().map(|index| keys[*index]).collect();
-            let found = self.store.remembered(&asked).await?;
-            let mut memo = self.memo.lock();
-            for (index, value) in missing.into_iter().zip(found) {
-                value.iter().for_each(|value| memo.insert(keys[index], value));
-                values[index] = value;
+            for key in &keys {
+                known.entry(*key).or_insert_with(|| memo.find(key));
             }
         }
-        Ok(values)
+        let missing = known.iter().filter(|(_, value)| value.is_none());
+        let missing: Vec<MemoKey> = missing.map(|(key, _)| *key).collect();
+        if !missing.is_empty() {
+            let found = self.store.remembered(&missing, *room).await?;
+            let mut memo = self.memo.lock();
+            for (key, value) in missing.into_iter().zip(found) {
+                value.iter().for_each(|value| memo.insert(key, value));
+                known.insert(key, value);
+            }
+        }
+        let mut fitting = |key: &MemoKey| {
+            let value = known.get(key)?.as_ref()?;
+            *room = room.checked_sub(value.len())?;
+            Some(value.clone())
+        };
+        Ok(keys.iter().map(&mut fitting).collect())
     }
 
     /// Keeps what tasks have returned for equal calls. If the store does not take it, a restart forgets it, and no more
@@ -135,6 +162,11 @@ impl Service {
         drop(memo);
         // Committed in its order whether or not somebody waits for it.
         drop(self.store.commit(vec![Write::Remember(kept)]));
+    }
+
+    /// Tasks were forgotten: what they have returned is not at hand any more either.
+    pub(super) fn forget_values(&self) {
+        self.memo.lock().clear();
     }
 }
 

@@ -191,14 +191,17 @@ impl Lane {
         }
         let mut begun: IdMap<TaskId, ()> = IdMap::default();
         let mut tasks = Vec::with_capacity(loaded.len());
+        let memoized = |Loaded { task, origin, .. }: &Loaded| {
+            Memoized::of(&task.spec, &task.payload, origin.function, self.endpoint)
+        };
+        let memoized: Vec<_> = loaded.iter().map(memoized).collect();
         let mut tracked = service.tracked.lock();
-        for Loaded { task, origin, begun: has_begun } in loaded {
+        for (Loaded { task, origin, begun: has_begun }, memoized) in loaded.into_iter().zip(memoized) {
             if has_begun {
                 begun.insert(task.id, ());
             }
             let queue = Arc::clone(queue);
             let expires = !has_begun && task.spec.limits.ttl.is_some();
-            let memoized = Memoized::of(&task.spec, &task.payload, self.endpoint);
             let bytes = task.payload.len();
             tracked.insert(task.id, Tracked { queue, bytes, expires, origin, memoized });
             tasks.push(task);

@@ -114,9 +114,10 @@ impl Service {
 
         let mut ids = ids.into_iter();
         let mut new = New::default();
+        let mut room = memo::MAX_ANSWER_BYTES;
         let mut answer = Vec::with_capacity(origins.len());
         for (origin, batch) in origins.into_iter().zip(submit.batches) {
-            let values = self.known_values(&origin.spec, submit.endpoint, &batch).await?;
+            let values = self.known_values(&origin.spec, submit.endpoint, &batch, &mut room).await?;
             let calls: Vec<(TaskId, Bytes)> = ids.by_ref().zip(batch.arguments).collect();
             answer.push(calls.iter().map(|(id, _)| *id).collect());
             new.add(&origin, calls, values);
@@ -139,7 +140,7 @@ impl Service {
             }
             answered.into_iter().for_each(|answered| service.answered(answered, committed.is_ok()));
             drop(claim);
-            lane.settled(&service, first, committed.is_ok());
+            first.into_iter().for_each(|first| lane.settled(&service, first, committed.is_ok()));
             committed
         })
         .await?;

@@ -97,10 +97,7 @@ impl<'a> Changes<'a> {
             }
             Write::Submit(submission) => self.submit(submission),
             Write::Answer(submission, outcomes) => self.answer(submission, outcomes),
-            Write::Remember(tasks) => {
-                tasks.iter().for_each(|(memo, task)| self.remember(*memo, *task));
-                Ok(())
-            }
+            Write::Remember(tasks) => tasks.iter().try_for_each(|(memo, task)| self.remember(*memo, *task)),
             Write::Finish(outcomes) => self.finish(outcomes),
             Write::Record(events) => events.iter().try_for_each(|event| self.record(event)),
             Write::Forget(tasks) => self.forget(tasks.iter().copied()),
@@ -246,9 +243,14 @@ impl<'a> Changes<'a> {
         chunk
     }
 
-    fn remember(&mut self, memo: MemoKey, task: TaskId) {
+    /// A task that has been forgotten meanwhile leaves no trace.
+    fn remember(&mut self, memo: MemoKey, task: TaskId) -> Result<(), Failure> {
+        if !self.contains(Table::Tasks, &key::task(task))? {
+            return Ok(());
+        }
         self.put(Table::Memo, &key::memo(memo), task.uuid().as_bytes().to_vec().into());
         self.put(Table::Memo, &key::remembered(task), memo.0.to_vec().into());
+        Ok(())
     }
 
     /// The value of a task answers no more calls, if it did.

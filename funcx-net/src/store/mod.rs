@@ -165,13 +165,17 @@ impl TaskStore for EmbeddedStore {
         self.long(move |view| view.task_ids(query, after.as_ref(), limit)).boxed()
     }
 
-    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
+    fn remembered<'a>(
+        &'a self,
+        keys: &'a [MemoKey],
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
         async move {
             if keys.len() <= INLINE_TASKS {
-                return self.view()?.remembered(keys);
+                return self.view()?.remembered(keys, max_bytes);
             }
             let keys = keys.to_vec();
-            self.long(move |view| view.remembered(&keys)).await
+            self.long(move |view| view.remembered(&keys, max_bytes)).await
         }
         .boxed()
     }

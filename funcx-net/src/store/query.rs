@@ -124,8 +124,14 @@ impl View {
         ids.iter().map(|id| self.task(*id, &mut page)).collect()
     }
 
-    pub(super) fn remembered(&self, keys: &[MemoKey]) -> Result<Vec<Option<Bytes>>> {
-        keys.iter().map(|memo| self.value(*memo)).collect()
+    pub(super) fn remembered(&self, keys: &[MemoKey], max_bytes: usize) -> Result<Vec<Option<Bytes>>> {
+        let mut bytes = 0;
+        let bounded = |memo: &MemoKey| {
+            let value = if bytes < max_bytes { self.value(*memo)? } else { None };
+            bytes += value.as_ref().map_or(0, Bytes::len);
+            Ok(value)
+        };
+        keys.iter().map(bounded).collect()
     }
 
     fn value(&self, memo: MemoKey) -> Result<Option<Bytes>> {

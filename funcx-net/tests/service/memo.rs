@@ -174,3 +174,99 @@ async fn a_store_that_refuses_accepts_no_answers_either() {
     let accepted = submit(&fabric, &people.alice, calls).await;
     assert!(outcome(&fabric, &people.alice, accepted.tasks[0][0]).await.is_remembered());
 }
+
+#[tokio::test]
+async fn the_same_code_registered_by_somebody_else_shares_nothing() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let public = NewEndpoint {
+        id: None,
+        name: "public".to_owned(),
+        access: Access::Public,
+        allowed_functions: None,
+        metadata: "{}".to_owned(),
+    };
+    let endpoint = fabric.service.register_endpoint(&people.alice.principal, public).await.unwrap().id;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let mine = memoized(&fabric, &people.alice, Memoize::Shared, Access::Private).await;
+    let theirs = memoized(&fabric, &people.bob, Memoize::Shared, Access::Private).await;
+    let first = submit(&fabric, &people.alice, call(endpoint, mine, None, &[1])).await;
+    let task = bench.next().await;
+    bench.finish(returned(&task));
+    outcome(&fabric, &people.alice, first.tasks[0][0]).await;
+    let second = submit(&fabric, &people.bob, call(endpoint, theirs, None, &[1])).await;
+    assert_eq!(bench.next().await.id, second.tasks[0][0], "it is not for them");
+}
+
+#[tokio::test]
+async fn submissions_around_one_that_is_answered_whole_are_all_handed_in() {
+    let people = People::new().await;
+    let store = Gated::new(memory());
+    let fabric = Fabric::start(ServiceConfig::default(), Arc::clone(&store) as _, &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let first = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
+    let task = bench.next().await;
+    bench.finish(returned(&task));
+    outcome(&fabric, &people.alice, first.tasks[0][0]).await;
+    // All three are committed at the same time, so that they settle in any order.
+    store.close();
+    let submitted: Vec<_> = [2, 1, 3]
+        .map(|number| {
+            let (service, principal) = (Arc::clone(&fabric.service), people.alice.principal.clone());
+            let submit = call(endpoint, function, Some(first.group), &[number]);
+            tokio::spawn(async move { service.submit(&principal, submit).await })
+        })
+        .into();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    store.open();
+    for submitted in submitted {
+        submitted.await.unwrap().unwrap();
+    }
+    let mut came = [bench.next().await, bench.next().await].map(|task| task.payload);
+    came.sort();
+    assert_eq!(came, ["2", "3"]);
+}
+
+#[tokio::test]
+async fn a_purged_value_answers_no_more() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let first = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
+    let task = bench.next().await;
+    bench.finish(returned(&task));
+    outcome(&fabric, &people.alice, task.id).await;
+    let target = CancelTarget::Tasks(vec![task.id]);
+    assert_eq!(fabric.service.purge(&people.alice.principal, target).await.unwrap().purged, 1);
+    submit(&fabric, &people.alice, call(endpoint, function, Some(first.group), &[1])).await;
+    assert_eq!(bench.next().await.payload, "1");
+}
+
+#[tokio::test]
+async fn many_equal_calls_with_a_large_value_all_have_it() {
+    let people = People::new().await;
+    let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
+    let endpoint = fabric.register_endpoint(&people.alice).await;
+    let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
+    let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
+    let accepted = submit(&fabric, &people.alice, call(endpoint, function, None, &[1; 40])).await;
+    let task = bench.next().await;
+    let large = vec![b'x'; 3 << 20];
+    bench.finish(Outcome::returned(&task, large.clone()));
+    for id in &accepted.tasks[0] {
+        assert_eq!(outcome(&fabric, &people.alice, *id).await.payload, large);
+    }
+    // Ten of them may be answered at once; the others run, the first of them for all.
+    let again = submit(&fabric, &people.alice, call(endpoint, function, None, &[1; 40])).await;
+    let task = bench.next().await;
+    bench.finish(Outcome::returned(&task, large.clone()));
+    for id in &again.tasks[0] {
+        assert_eq!(outcome(&fabric, &people.alice, *id).await.payload, large);
+    }
+}

@@ -100,8 +100,12 @@ impl TaskStore for Gated {
         self.inner.task_ids(query, after, limit)
     }
 
-    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
-        self.inner.remembered(keys)
+    fn remembered<'a>(
+        &'a self,
+        keys: &'a [MemoKey],
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
+        self.inner.remembered(keys, max_bytes)
     }
 
     fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {

@@ -9,6 +9,8 @@ pub(super) async fn suite<'a>(scene: impl Fn(u64) -> Scene<'a>) {
     tasks_that_are_added_with_their_outcomes_have_ended(scene(50)).await;
     values_are_found_by_key_until_their_task_is_forgotten(scene(51)).await;
     only_values_are_found(scene(52)).await;
+    values_are_bounded_in_bytes(scene(53)).await;
+    what_is_forgotten_is_not_remembered_any_more(scene(54)).await;
 }
 
 fn key(scene: Scene<'_>, number: u8) -> MemoKey {
@@ -25,7 +27,7 @@ fn outcome(task: TaskId, value: impl Into<String>) -> OutcomeRecord {
 
 async fn remembered(scene: Scene<'_>, numbers: &[u8]) -> Vec<Option<String>> {
     let keys: Vec<MemoKey> = numbers.iter().map(|number| key(scene, *number)).collect();
-    let values = scene.store.remembered(&keys).await.expect("remembered");
+    let values = scene.store.remembered(&keys, usize::MAX).await.expect("remembered");
     values.into_iter().map(|value| Some(String::from_utf8_lossy(&value?).into_owned())).collect()
 }
 
@@ -71,6 +73,25 @@ async fn values_are_found_by_key_until_their_task_is_forgotten(scene: Scene<'_>)
     scene.commit([Write::Forget(vec![scene.task(2)])]).await;
     assert_eq!(remembered(scene, &[1]).await, [None]);
     assert_eq!(remembered(scene, &[]).await, Vec::<Option<String>>::new());
+}
+
+async fn values_are_bounded_in_bytes(scene: Scene<'_>) {
+    let finished = [1, 2].map(|number| outcome(scene.task(number), "value"));
+    let keys = [(key(scene, 1), scene.task(1)), (key(scene, 2), scene.task(2))];
+    let writes =
+        [Write::Submit(scene.submission(1, 2)), Write::Finish(finished.into()), Write::Remember(keys.into())];
+    scene.commit(writes).await;
+    let keys = [key(scene, 1), key(scene, 2)];
+    let found = scene.store.remembered(&keys, 5).await.expect("remembered");
+    assert_eq!(found, [Some("value".into()), None]);
+}
+
+async fn what_is_forgotten_is_not_remembered_any_more(scene: Scene<'_>) {
+    // It was forgotten before its value was kept.
+    scene.commit([Write::Remember(vec![(key(scene, 1), scene.task(1))])]).await;
+    scene.commit([Write::Submit(scene.submission(1, 1))]).await;
+    scene.commit([Write::Finish(vec![outcome(scene.task(1), "value")])]).await;
+    assert_eq!(remembered(scene, &[1]).await, [None]);
 }
 
 async fn only_values_are_found(scene: Scene<'_>) {

@@ -107,7 +107,10 @@ impl State {
                 self.submit(submission);
                 outcomes.into_iter().for_each(|outcome| self.finish(outcome));
             }
-            Write::Remember(tasks) => self.remembered.extend(tasks),
+            Write::Remember(tasks) => {
+                let there = tasks.into_iter().filter(|(_, task)| self.tasks.contains_key(task));
+                self.remembered.extend(there);
+            }
             Write::Finish(outcomes) => outcomes.into_iter().for_each(|outcome| self.finish(outcome)),
             Write::Record(events) => events.into_iter().for_each(|event| self.record(event)),
             Write::Forget(tasks) => tasks.into_iter().for_each(|task| self.forget(task)),
@@ -372,14 +375,24 @@ impl TaskStore for MemoryStore {
         future::ready(after.map(|after| self.state.lock().task_ids(query, after, limit))).boxed()
     }
 
-    fn remembered<'a>(&'a self, keys: &'a [MemoKey]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
+    fn remembered<'a>(
+        &'a self,
+        keys: &'a [MemoKey],
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>>> {
         let state = self.state.lock();
         let value = |key| {
             let task = state.tasks.get(state.remembered.get(key)?)?;
             let outcome = &task.record.outcome.as_ref()?.outcome;
             (outcome.kind == OutcomeKind::Returned).then(|| outcome.payload.clone())
         };
-        future::ready(Ok(keys.iter().map(value).collect())).boxed()
+        let mut bytes = 0;
+        let bounded = |key| {
+            let value: Option<Bytes> = if bytes < max_bytes { value(key) } else { None };
+            bytes += value.as_ref().map_or(0, Bytes::len);
+            value
+        };
+        future::ready(Ok(keys.iter().map(bounded).collect())).boxed()
     }
 
     fn task_events(&self, task: TaskId) -> BoxFuture<'_, Result<Vec<TaskEvent>>> {

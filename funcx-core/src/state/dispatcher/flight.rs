@@ -39,7 +39,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Takes in a new task: it is queued, waits for the value of an equal one, or ends at once.
     pub(super) fn admit(&mut self, lane: LaneId, task: Task) {
-        let Some((flights, memo)) = self.flights.as_mut().zip(key_of(&task, lane)) else {
+        let Some((flights, memo)) = self.flights.as_mut().zip(key_of(&task)) else {
             let key = self.insert(lane, task);
             self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key, &self.weights);
             return;
@@ -74,7 +74,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     pub(super) fn stop_waiting(&mut self, key: usize) {
         let entry = &mut self.tasks[key];
         entry.waits = false;
-        let (lane, memo) = (entry.lane, key_of(&entry.task, entry.lane));
+        let (lane, memo) = (entry.lane, key_of(&entry.task));
         self.lanes[lane.0 as usize].waiting -= 1;
         let flights = self.flights.as_mut().zip(memo);
         let flight = flights.and_then(|(flights, memo)| flights.under_way.get_mut(&(lane, memo)));
@@ -83,7 +83,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// A task has left. With its value those that wait for it end; without one, the first of them runs.
     pub(super) fn land(&mut self, key: usize, entry: &Entry, value: Option<Bytes>) {
-        let memo = key_of(&entry.task, entry.lane);
+        let memo = key_of(&entry.task);
         let Some((flights, memo)) = self.flights.as_mut().zip(memo) else { return };
         let name = (entry.lane, memo);
         let Some(Flight { leader, waiting }) = flights.under_way.get(&name) else { return };
@@ -125,14 +125,16 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 }
 
-fn key_of(task: &Task, lane: LaneId) -> Option<MemoKey> {
-    MemoKey::of(&task.spec, &task.payload, lane.0.into())
+/// The key of a memoized task. Here nobody knows who may see whose values, so all are the owner's.
+fn key_of(task: &Task) -> Option<MemoKey> {
+    (task.spec.memoize != Memoize::Never).then(|| MemoKey::own(&task.spec, &task.payload))
 }
 
-/// Whether a call loses nothing by waiting for an equal one: that has been given out, or would be given out before.
+/// Whether a call loses nothing by waiting for an equal one: that has been given out, or would be given out before because
+/// it asks for the same and is no less urgent.
 fn may_wait(spec: &TaskSpec, leader: &Entry) -> bool {
     let ahead = &leader.task.spec;
-    leader.peer.is_some() || (ahead.owner == spec.owner && ahead.limits.priority >= spec.limits.priority)
+    leader.peer.is_some() || (ahead.limits.priority >= spec.limits.priority && ahead.shape == spec.shape)
 }
 
 /// The value that an outcome leaves for equal calls.
