@@ -95,6 +95,8 @@ experiments! {
     InternalBatching: experiments::InternalBatching,
     /// Managers that take more tasks than they have idle workers
     Prefetch: experiments::Prefetch,
+    /// Tasks that go where workers of their type are warm, or anywhere, in virtual time
+    WarmRouting: experiments::WarmRouting,
     /// What the loss of a manager and of an endpoint costs
     Recovery: experiments::Recovery,
     /// How cost grows with the number of tasks

@@ -7,6 +7,7 @@ mod prefetch;
 mod recovery;
 mod start_times;
 mod strong_scaling;
+mod warm_routing;
 mod weak_scaling;
 
 pub(super) use growth::{GrowthClients, GrowthManagers, GrowthPayload, GrowthTasks, GrowthWorkers, Probe};
@@ -16,6 +17,7 @@ pub(super) use prefetch::Prefetch;
 pub(super) use recovery::Recovery;
 pub(super) use start_times::StartTimes;
 pub(super) use strong_scaling::StrongScaling;
+pub(super) use warm_routing::WarmRouting;
 pub(super) use weak_scaling::WeakScaling;
 
 /// How a simulated fabric is made.
