@@ -3,6 +3,7 @@
 mod growth;
 mod internal_batching;
 mod latency_breakdown;
+mod memoization;
 mod prefetch;
 mod recovery;
 mod start_times;
@@ -13,6 +14,7 @@ mod weak_scaling;
 pub(super) use growth::{GrowthClients, GrowthManagers, GrowthPayload, GrowthTasks, GrowthWorkers, Probe};
 pub(super) use internal_batching::InternalBatching;
 pub(super) use latency_breakdown::LatencyBreakdown;
+pub(super) use memoization::Memoization;
 pub(super) use prefetch::Prefetch;
 pub(super) use recovery::Recovery;
 pub(super) use start_times::StartTimes;

@@ -34,13 +34,24 @@ pub(super) struct Ledger {
     moved: Notify,
 }
 
+/// What tasks have to return.
+#[derive(Debug, Default)]
+pub(super) enum Expected {
+    /// Their number.
+    #[default]
+    Number,
+    /// This, all of them.
+    Value(Bytes),
+    /// The number of an earlier task that is equal, without running; where there is none, their own.
+    Memoized(Vec<Option<TaskId>>),
+}
+
 /// The run under way.
 #[derive(Debug, Default)]
 struct Current {
     generation: u64,
     tasks: u64,
-    /// What every task returns; its number if `None`.
-    value: Option<Bytes>,
+    expected: Expected,
     ended: u64,
     /// A bit for each task that has ended.
     seen: Vec<u64>,
@@ -51,12 +62,12 @@ struct Current {
 }
 
 impl Ledger {
-    /// Begins a run of so many tasks that return `value`, or their number; the number of the run.
-    pub(super) fn begin(&self, tasks: u64, value: Option<Bytes>) -> u64 {
+    /// Begins a run of so many tasks; the number of the run.
+    pub(super) fn begin(&self, tasks: u64, expected: Expected) -> u64 {
         let mut run = self.run.lock();
         let generation = run.generation + 1;
         let seen = vec![0; tasks.div_ceil(64) as usize];
-        *run = Current { generation, tasks, value, seen, ..Current::default() };
+        *run = Current { generation, tasks, expected, seen, ..Current::default() };
         generation
     }
 
@@ -117,12 +128,19 @@ impl Current {
         if outcome.kind != OutcomeKind::Returned {
             return Err("did not return");
         }
-        let right = match &self.value {
-            Some(value) => outcome.payload == value,
-            None => outcome.payload == bytes_of(outcome.task).as_slice(),
+        let earlier = match &self.expected {
+            Expected::Memoized(earlier) => earlier[number as usize],
+            Expected::Number | Expected::Value(_) => None,
+        };
+        let right = match &self.expected {
+            Expected::Value(value) => outcome.payload == value,
+            _ => outcome.payload == bytes_of(earlier.unwrap_or(outcome.task)).as_slice(),
         };
         if !right {
             return Err("returned what another one should");
+        }
+        if outcome.is_remembered() != earlier.is_some() {
+            return Err("ran though an equal one had, or did not run though none had");
         }
         let (word, bit) = (&mut self.seen[(number / 64) as usize], 1 << (number % 64));
         if *word & bit != 0 {
@@ -196,13 +214,33 @@ mod tests {
             (other, "another one should"),
         ] {
             let ledger = Ledger::default();
-            ledger.begin(1, None);
-            assert_eq!(ledger.begin(3, None), 2);
+            ledger.begin(1, Expected::Number);
+            assert_eq!(ledger.begin(3, Expected::Number), 2);
             ledger.take(&[right(2, 0)]);
             ledger.check().unwrap();
             ledger.take(&[wrong]);
             assert!(ledger.check().unwrap_err().to_string().contains(why), "{why}");
             assert_eq!(ledger.ended(), 1);
+        }
+    }
+
+    #[test]
+    fn a_memoized_task_has_the_value_of_the_earlier_one_and_did_not_run() {
+        let spec = Arc::new(TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1)));
+        let task = |number| Task::new(id(1, number), Arc::clone(&spec), "");
+        let earlier = id(0, 7);
+        let memoized = Outcome::remembered(&task(0), number_of(earlier));
+        let alone = Outcome::returned(&task(1), number_of(id(1, 1)));
+        for (outcomes, is_right) in [
+            ([memoized.clone(), alone.clone()], true),
+            ([Outcome::returned(&task(0), number_of(earlier)), alone.clone()], false),
+            ([Outcome::remembered(&task(0), number_of(id(1, 0))), alone], false),
+            ([memoized, Outcome::remembered(&task(1), number_of(id(1, 1)))], false),
+        ] {
+            let ledger = Ledger::default();
+            ledger.begin(2, Expected::Memoized(vec![Some(earlier), None]));
+            ledger.take(&outcomes);
+            assert_eq!(ledger.check().is_ok(), is_right, "{outcomes:?}");
         }
     }
 }

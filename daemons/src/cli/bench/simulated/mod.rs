@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use funcx_core::contract::{Address, Capacity, IdleFirst};
 use funcx_core::message::Role;
-use funcx_core::model::{Function, Hop, IdentityId, Task, TaskSpec, Tick};
+use funcx_core::model::{Function, Hop, IdentityId, Memoize, Task, TaskId, TaskSpec, Tick};
 use funcx_core::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
 use funcx_net::driver::{self, Above, NodeHandle};
 use funcx_net::transport::Transports;
@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::ledger::{Ledger, ManagerHost};
+use self::ledger::{Expected, Ledger, ManagerHost};
 pub(super) use self::workers::Work;
 use self::workers::{Returns, Sleepers, Workers};
 use crate::endpoint::SOFTWARE;
@@ -172,18 +172,50 @@ impl Fabric {
         bail!("{managers} managers do not connect within {} s", STALLED.as_secs())
     }
 
+    /// From now on equal calls run once, and so many bytes of their values are remembered.
+    pub(super) async fn memoize(&mut self, bytes: usize) -> Result<()> {
+        self.spec = Arc::new(TaskSpec { memoize: Memoize::Own, ..TaskSpec::clone(&self.spec) });
+        Ok(self.endpoint.with(move |node, _| node.memoize(bytes)).await?)
+    }
+
     /// Runs so many tasks with this argument and checks every outcome; the time from the first submission to the last
     /// outcome. Tasks that do not fit into the endpoint's queue are submitted as soon as there is room.
     pub(super) async fn run(&self, tasks: u64, argument: &Bytes) -> Result<Duration> {
-        let value = (self.returns == Returns::Argument).then(|| argument.clone());
-        let generation = self.ledger.begin(tasks, value);
+        let expected = match self.returns {
+            Returns::Argument => Expected::Value(argument.clone()),
+            Returns::Number => Expected::Number,
+        };
+        let generation = self.ledger.begin(tasks, expected);
+        self.run_begun(generation, tasks, argument.len(), |_| argument.clone()).await
+    }
+
+    /// Runs a task for each entry, equal to an earlier task or to none, and checks every outcome. The time, and the tasks.
+    pub(super) async fn run_memoized(&self, earlier: Vec<Option<TaskId>>) -> Result<(Duration, Vec<TaskId>)> {
+        let tasks = earlier.len() as u64;
+        let generation = self.ledger.begin(tasks, Expected::Memoized(earlier.clone()));
+        let made: Vec<TaskId> = (0..tasks).map(|number| ledger::id(generation, number)).collect();
+        // Equal tasks are those with the number of the same task for an argument.
+        let argument =
+            |number: u64| ledger::number_of(earlier[number as usize].unwrap_or(made[number as usize]));
+        let took = self.run_begun(generation, tasks, size_of::<u64>(), argument).await?;
+        Ok((took, made))
+    }
+
+    /// Runs the tasks of a run that the ledger knows of, each with an argument of so many bytes.
+    async fn run_begun(
+        &self,
+        generation: u64,
+        tasks: u64,
+        argument_bytes: usize,
+        argument: impl Fn(u64) -> Bytes,
+    ) -> Result<Duration> {
         let began = Instant::now();
-        let lane = self.lane(argument);
+        let lane = self.lane(argument_bytes);
         let mut submitted = 0;
         while submitted < tasks {
             let chunk = CHUNK.min(tasks - submitted).min(lane);
             self.progress((submitted + chunk).saturating_sub(lane)).await?;
-            self.submit(generation, submitted..submitted + chunk, argument).await?;
+            self.submit(generation, submitted..submitted + chunk, &argument).await?;
             submitted += chunk;
         }
         self.progress(tasks).await?;
@@ -197,26 +229,31 @@ impl Fabric {
         Ok(took)
     }
 
-    /// Tasks with this argument that the endpoint's queue has room for.
-    fn lane(&self, argument: &Bytes) -> u64 {
+    /// Tasks with arguments of this size that the endpoint's queue has room for.
+    fn lane(&self, argument_bytes: usize) -> u64 {
         let DispatcherLimits { lane_tasks, lane_bytes, .. } = self.limits;
-        lane_tasks.min(lane_bytes / argument.len().max(1)) as u64
+        lane_tasks.min(lane_bytes / argument_bytes.max(1)) as u64
     }
 
     /// Gives the endpoint so many tasks for which nobody is there.
     pub(super) async fn queue(&self, tasks: u64) -> Result<()> {
-        let generation = self.ledger.begin(tasks, None);
+        let generation = self.ledger.begin(tasks, Expected::Number);
         for first in (0..tasks).step_by(CHUNK as usize) {
-            self.submit(generation, first..tasks.min(first + CHUNK), &Bytes::new()).await?;
+            self.submit(generation, first..tasks.min(first + CHUNK), |_| Bytes::new()).await?;
         }
         let load = self.endpoint.with(|node, _| node.load(LANE)).await?;
         ensure!(load.queued as u64 == tasks, "the endpoint has queued {} of {tasks} tasks", load.queued);
         Ok(())
     }
 
-    async fn submit(&self, generation: u64, numbers: Range<u64>, argument: &Bytes) -> Result<()> {
+    async fn submit(
+        &self,
+        generation: u64,
+        numbers: Range<u64>,
+        argument: impl Fn(u64) -> Bytes,
+    ) -> Result<()> {
         let made = numbers
-            .map(|number| Task::new(ledger::id(generation, number), Arc::clone(&self.spec), argument.clone()))
+            .map(|number| Task::new(ledger::id(generation, number), Arc::clone(&self.spec), argument(number)))
             .collect();
         let refused = self.endpoint.submit(LANE, made).await?;
         ensure!(refused.is_empty(), "the endpoint refused {} tasks", refused.len());
@@ -328,5 +365,16 @@ mod tests {
             }
             fabric.stop().await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn memoized_tasks_run_once() {
+        let size = Size { managers: 2, workers: 8, prefetch: 0, at_a_time: None, work: Work::None };
+        let mut fabric = Fabric::start(size).await.unwrap();
+        fabric.memoize(1 << 20).await.unwrap();
+        let (_, first) = fabric.run_memoized(vec![None; 10]).await.unwrap();
+        let later = (0..100).map(|number| (number % 2 == 0).then(|| first[number % 10])).collect();
+        fabric.run_memoized(later).await.unwrap();
+        fabric.stop().await.unwrap();
     }
 }
