@@ -82,6 +82,7 @@ fn sizes_that_make_no_sense_are_refused_with_the_range_that_does() {
         (["weak-scaling", "--workers", "-1"], ""),
         (["prefetch", "--prefetch", "65537"], "0..=65536"),
         (["internal-batching", "--tasks", "0"], "1..=100000000"),
+        (["map", "--chunks", "0"], "1..=4096"),
         (["memoization", "--calls", "0"], "1..=10000000"),
         (["warm-routing", "--tasks", "0"], "1..=100000"),
         (["latency-breakdown", "--calls", "0"], "1..=10000000"),

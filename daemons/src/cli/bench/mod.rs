@@ -95,6 +95,8 @@ experiments! {
     InternalBatching: experiments::InternalBatching,
     /// Managers that take more tasks than they have idle workers
     Prefetch: experiments::Prefetch,
+    /// Many calls in one task
+    Map: experiments::Map,
     /// Calls of which a share repeats earlier ones
     Memoization: experiments::Memoization,
     /// Tasks that go where workers of their type are warm, or anywhere, in virtual time

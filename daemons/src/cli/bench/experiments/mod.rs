@@ -3,6 +3,7 @@
 mod growth;
 mod internal_batching;
 mod latency_breakdown;
+mod map;
 mod memoization;
 mod prefetch;
 mod recovery;
@@ -14,6 +15,7 @@ mod weak_scaling;
 pub(super) use growth::{GrowthClients, GrowthManagers, GrowthPayload, GrowthTasks, GrowthWorkers, Probe};
 pub(super) use internal_batching::InternalBatching;
 pub(super) use latency_breakdown::LatencyBreakdown;
+pub(super) use map::Map;
 pub(super) use memoization::Memoization;
 pub(super) use prefetch::Prefetch;
 pub(super) use recovery::Recovery;
