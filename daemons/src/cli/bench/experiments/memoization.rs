@@ -5,11 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use funcx_core::model::{FunctionId, OutcomeKind, TaskId};
-use funcx_net::client::{CallOptions, TaskView};
-use futures::StreamExt;
+use funcx_core::model::{FunctionId, OutcomeKind};
+use funcx_net::client::{Call, TaskView};
 
 use super::super::experiment::{About, Experiment, Run};
 use super::super::findings::{Axis, Chart, Findings, Form, Series, number};
@@ -104,8 +103,8 @@ impl Experiment for Memoization {
                 format!(
                     "Through the service: service, endpoint, manager and {WORKERS} Python workers are processes of this \
                      machine; the store is durable. The function returns the doubled argument at once. Calls come over HTTP \
-                     from one client, as one group, and are memoized each by its own option; the time is from the first \
-                     request until the client has the last outcome."
+                     from one client, which puts many of them into one request, and are memoized each by its own option; the time is \
+                     from the first call until the client has the last outcome."
                 ),
                 format!(
                     "Simulated: {SIMULATED_WORKERS} workers of {} managers. {} Values are remembered at the endpoint.",
@@ -167,27 +166,28 @@ async fn measure(fabric: &real::Fabric, calls: u32, percent: u32, run: usize) ->
     Ok(took)
 }
 
-/// Calls the function with each argument. The time, and the tasks in the order of the arguments.
+/// Calls the function with each argument, without waiting for one before the next. The time, and the tasks in the order of
+/// the arguments.
 async fn call_all(
     fabric: &real::Fabric,
     function: FunctionId,
     arguments: &[u64],
 ) -> Result<(Duration, Vec<TaskView>)> {
-    let encoded: Result<Vec<_>> = arguments.iter().map(|argument| python_arguments(&[argument])).collect();
-    let (encoded, client) = (encoded?, fabric.client());
-    let options = CallOptions { memoize: Some(true), ..CallOptions::default() };
+    let call = |argument| {
+        let call = Call::new(fabric.endpoint_id, function, python_arguments(&[argument])?);
+        Ok(call.with_memoize(true))
+    };
+    let calls: Vec<Call> = arguments.iter().map(call).collect::<Result<_>>()?;
     let began = Instant::now();
-    let submitted = client.submit_many(fabric.endpoint_id, function, options, encoded).await?;
-    let mut outcomes = client.outcomes(submitted.group, None);
-    let mut ended = BTreeMap::<TaskId, TaskView>::new();
-    while ended.len() < submitted.tasks.len() {
-        let task = outcomes.next().await.context("the outcomes end early")??;
-        let told = ended.insert(task.task_id, task);
-        ensure!(told.is_none(), "a call ended twice: {told:?}");
+    let mut handles = Vec::with_capacity(calls.len());
+    for call in calls {
+        handles.push(fabric.client().submit(call).await?);
     }
-    let took = began.elapsed();
-    let in_order = submitted.tasks.iter().map(|id| ended.remove(id));
-    Ok((took, in_order.collect::<Option<_>>().context("an outcome is not of a call that was made")?))
+    let mut tasks = Vec::with_capacity(handles.len());
+    for handle in handles {
+        tasks.push(handle.await?);
+    }
+    Ok((began.elapsed(), tasks))
 }
 
 fn is_memoized(task: &TaskView) -> bool {
