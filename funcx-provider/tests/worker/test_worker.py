@@ -255,9 +255,17 @@ class Protocol(WorkerTest):
             connection.send(bytes([byte]))
         self.assertEqual([connection.outcome().value, connection.outcome().value], ["a", "b"])
 
+    def test_long_texts_are_returned_as_the_encoder_writes_them(self):
+        connection = self.start_with("def f(before, text, after): return before * 70_000 + text + after * 5_000")
+        for character in [*map(chr, range(0x100)), "\u2028", "\ud800", "\U0001f600"]:
+            for before, after in (("x", ""), ("", "x")):
+                outcome = connection.run(payload=json_payload(before, character, after))
+                expected = before * 70_000 + character + after * 5_000
+                self.assertEqual(outcome.payload, json.dumps(expected).encode(), repr(character))
+
     def test_a_payload_larger_than_the_receive_buffer(self):
         connection = self.start_with("def f(text): return text[-3:], len(text)")
-        for size in (3 << 20, 5, 1 << 20, 4 << 20):
+        for size in (6 << 20, 5, 1 << 20, 8 << 20):
             outcome = connection.run(payload=json_payload("x" * size + "end"))
             self.assertEqual(outcome.value, ["end", size + 3])
 
