@@ -40,8 +40,9 @@ from time import time_ns
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 256 << 20
-# One receive of this size holds thousands of small tasks.
-RECEIVE_BYTES = 1 << 20
+# Holds thousands of small tasks. A payload that fits is received into pages that are there already; new ones cost more
+# than to copy it does.
+RECEIVE_BYTES = 4 << 20
 # Outcomes are written together until they are this many bytes or this old, or nothing is left to do.
 FLUSH_BYTES = 256 << 10
 FLUSH_NS = 1_000_000
