@@ -1,10 +1,11 @@
 //! The placement suite on the default policy, and on policies that break one promise each.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use funcx_core::conformance::placement::{idle_before_prefetch, suite};
 use funcx_core::contract::{AnyPeer, IdleFirst, PeerId, PlacementPolicy, Room};
-use funcx_core::model::Task;
+use funcx_core::model::{Function, IdentityId, Task, TaskId, TaskSpec};
 
 #[test]
 fn idle_first_keeps_the_contract() {
@@ -15,6 +16,41 @@ fn idle_first_keeps_the_contract() {
 #[test]
 fn idle_first_fills_idle_slots_before_prefetch() {
     idle_before_prefetch(IdleFirst::default);
+}
+
+/// The batches in which a queue goes out to peers with so many idle slots.
+fn batches(policy: &mut IdleFirst, idle: &mut [u32], mut queued: u32) -> Vec<u32> {
+    let spec = TaskSpec::new(Arc::new(Function::native("f")), IdentityId::from_u128(1));
+    let task = Task::new(TaskId::from_u128(1), Arc::new(spec), "");
+    let mut batches = Vec::new();
+    while queued > 0
+        && let Some((peer, share)) = policy.choose(&task, queued as usize)
+    {
+        let share = share.min(queued);
+        let slots = &mut idle[peer.0 as usize];
+        *slots -= share;
+        policy.room_changed(peer, Room { idle: *slots, prefetch: 0 });
+        queued -= share;
+        batches.push(share);
+    }
+    batches
+}
+
+#[test]
+fn idle_first_gives_a_queue_out_in_one_batch_for_each_peer() {
+    let (mut policy, mut idle) = (IdleFirst::default(), [64; 100]);
+    for (peer, slots) in (0..).map(PeerId).zip(idle) {
+        policy.room_changed(peer, Room { idle: slots, prefetch: 0 });
+    }
+    assert_eq!(batches(&mut policy, &mut idle, 1000), [10; 100]);
+    assert_eq!(idle, [54; 100], "it is spread evenly");
+    assert_eq!(
+        batches(&mut policy, &mut idle, 30),
+        [1; 30],
+        "a short queue is spread although the shares were large"
+    );
+    assert_eq!(batches(&mut policy, &mut idle, 5370).len(), 100, "the slots that are left are filled");
+    assert_eq!(idle, [0; 100]);
 }
 
 type Choice = Option<(PeerId, u32)>;

@@ -59,7 +59,7 @@ pub trait PlacementPolicy: Send + 'static {
 /// The default policy: idle slots before prefetch, peers in turn, a long queue in large shares.
 ///
 /// A share is the queue divided by the peers that are in line, so that a short queue spreads over all and a long
-/// one goes out in few batches. Every call takes constant time.
+/// one goes out in few batches: one for each peer. Every call takes constant time.
 #[derive(Debug, Default)]
 pub struct IdleFirst {
     peers: Vec<Entry>,
@@ -75,9 +75,32 @@ struct Entry {
 }
 
 /// Peers in turn. Entries go stale when a peer's room changes and are dropped when they reach the front.
+///
+/// A round gives each of them the same share of one queue. Were the share of each taken from what the ones before have left,
+/// the last would get next to nothing, and the queue would go out in several times as many batches.
 #[derive(Debug, Default)]
 struct Line {
     turns: VecDeque<PeerId>,
+    /// What each peer gets in this round.
+    share: u32,
+    /// Peers that have not had their share.
+    left: usize,
+    /// The queue as the last choice leaves it. If it has another length, tasks have come or gone: a new round begins.
+    rest: usize,
+}
+
+impl Line {
+    /// What a peer with so much room, which is at the end of the line again, gets of the queue.
+    fn share(&mut self, queued: usize, room: u32) -> u32 {
+        if self.left == 0 || queued != self.rest {
+            self.left = self.turns.len().max(1);
+            self.share = u32::try_from(queued.div_ceil(self.left)).unwrap_or(u32::MAX).max(1);
+        }
+        let share = self.share.min(room);
+        self.left -= 1;
+        self.rest = queued.saturating_sub(share as usize);
+        share
+    }
 }
 
 impl PlacementPolicy for IdleFirst {
@@ -105,13 +128,12 @@ impl PlacementPolicy for IdleFirst {
     }
 
     fn choose(&mut self, _next: &Task, queued: usize) -> Option<(PeerId, u32)> {
-        let share = |line: usize| u32::try_from(queued.div_ceil(line.max(1))).unwrap_or(u32::MAX).max(1);
         while let Some(peer) = self.idle.turns.pop_front() {
             let entry = &mut self.peers[peer.0 as usize];
             if entry.room.idle > 0 {
                 // It goes to the end of the line; if this batch fills it, it is dropped there in its turn.
                 self.idle.turns.push_back(peer);
-                return Some((peer, entry.room.idle.min(share(self.idle.turns.len()))));
+                return Some((peer, self.idle.share(queued, entry.room.idle)));
             }
             entry.in_idle = false;
         }
@@ -119,7 +141,7 @@ impl PlacementPolicy for IdleFirst {
             let entry = &mut self.peers[peer.0 as usize];
             if entry.room.prefetch > 0 {
                 self.prefetch.turns.push_back(peer);
-                return Some((peer, entry.room.prefetch.min(share(self.prefetch.turns.len()))));
+                return Some((peer, self.prefetch.share(queued, entry.room.prefetch)));
             }
             entry.in_prefetch = false;
         }
