@@ -74,7 +74,11 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
     let map =
         MapOptions { chunk: options.chunk.map_or(Chunk::Auto, Chunk::Fixed), call: options.limits.options() };
     let mut stop = Stop::new()?;
-    let mut run = common.patient_client()?.map(endpoint.endpoint_id, function, arguments, map).await?;
+    let client = common.patient_client()?;
+    let mut run = tokio::select! {
+        run = client.map(endpoint.endpoint_id, function, arguments, map) => run?,
+        () = stop.wait() => bail!("stopped while calls were submitted; `funcx task list` shows those that were accepted"),
+    };
     if !endpoint.connected {
         print_aside(&format!("endpoint {} is not connected; the tasks wait for it", endpoint.name))?;
     }

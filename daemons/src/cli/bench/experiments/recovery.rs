@@ -182,7 +182,8 @@ async fn lose_manager(run: &Run) -> Result<(Vec<Figure>, Vec<Ended>)> {
         figure(
             "in-flight tasks given out again: last",
             again.map_or(0.0, |again| again.max),
-            Some((2_000.0, 2_000.0)),
+            // Theirs waits for the threshold of its heartbeats, two seconds; when it gave tasks out again was not published.
+            None,
         ),
         figure("median latency before", base, Some((120.0, 130.0))),
         figure("worst latency", worst(&ended), Some((2_150.0, 2_150.0))),
