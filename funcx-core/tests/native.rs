@@ -99,6 +99,24 @@ async fn a_map_calls_its_function_with_each_element() {
 }
 
 #[tokio::test]
+async fn a_failure_that_says_too_much_leaves_room_for_the_others() {
+    let mut functions = NativeFunctions::new();
+    functions
+        .register_raw("talk", |bytes| match &bytes[..] {
+            b"0" => Ok("\"fine\"".into()),
+            _ => Err(Failure::new("Long", "\u{1}".repeat(64 << 10))),
+        })
+        .unwrap();
+    let mut task = map("talk", "");
+    task.payload = format!("[0{}]", ",1".repeat(6000)).into();
+    let outcome = functions.into_service().oneshot(task).await.unwrap();
+    assert!(outcome.payload.len() <= limit::MAX_PAYLOAD_BYTES, "{}", outcome.payload.len());
+    let results = results(&outcome);
+    assert_eq!(results[0], Ok("\"fine\"".to_owned()));
+    assert!(results[1..].iter().all(|result| *result == Err("Long".to_owned())));
+}
+
+#[tokio::test]
 async fn values_that_do_not_fit_into_a_map_fail_alone() {
     let mut functions = NativeFunctions::new();
     let text = |payload: &Bytes| {

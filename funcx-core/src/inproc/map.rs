@@ -12,6 +12,10 @@ use crate::model::{Failure, MapValue, limit};
 /// not fit.
 const KEPT_BYTES: usize = 256;
 
+/// Longest message or traceback of a failed call, where there is room, and where there is none.
+const MOST_TEXT_BYTES: usize = 16 << 10;
+const LEAST_TEXT_BYTES: usize = 12;
+
 /// Calls a function with each element of a JSON array, one after the other.
 pub(super) fn call_each(function: &NativeCall, payload: &Bytes, context: &CallContext) -> Called {
     let elements = match elements(payload) {
@@ -77,8 +81,12 @@ impl Ends {
         let kept = (self.calls - index) * KEPT_BYTES;
         let room = limit::MAX_PAYLOAD_BYTES.saturating_sub(self.used_bytes + kept);
         let value =
-            returned.and_then(json).and_then(|value| fitting(value, room)).unwrap_or_else(|failure| {
-                self.used_bytes += failure.message.len() + failure.traceback.len();
+            returned.and_then(json).and_then(|value| fitting(value, room)).unwrap_or_else(|mut failure| {
+                // In JSON a character may become six, and there are two texts.
+                let most = (room / 12).clamp(LEAST_TEXT_BYTES, MOST_TEXT_BYTES);
+                clip(&mut failure.message, most);
+                clip(&mut failure.traceback, most);
+                self.used_bytes += KEPT_BYTES + 6 * (failure.message.len() + failure.traceback.len());
                 self.value.failures.insert(index, failure);
                 RawValue::NULL.to_owned()
             });
@@ -90,6 +98,16 @@ impl Ends {
         serde_json::to_vec(&self.value)
             .map(Bytes::from)
             .map_err(|error| Failure::new("InvalidResult", format!("cannot write the results: {error}")))
+    }
+}
+
+/// Cuts a text that is longer than this many bytes.
+fn clip(text: &mut String, most_bytes: usize) {
+    if text.len() > most_bytes {
+        let end = (0..=most_bytes).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+        text.shrink_to_fit();
     }
 }
 

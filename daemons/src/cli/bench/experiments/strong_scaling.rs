@@ -97,8 +97,8 @@ impl Experiment for StrongScaling {
         let times = times.into_iter().chain(comparable.map(|column| published(column, &|seconds| seconds)));
         let rates = [rates, published(0, &|seconds| 1e5 / seconds), published(3, &|seconds| 1e5 / seconds)];
         let mut notes = vec![
-            "Tasks that do nothing depend on the number of managers more than on that of workers: 65,536 workers are 1,024 \
-             managers, more than in any other row. `funcx bench growth-managers` says why."
+            "Tasks that do nothing depend on the number of managers more than on that of workers; `funcx bench \
+             growth-managers` varies that alone."
                 .to_owned(),
         ];
         if !left_out.is_empty() {
