@@ -85,7 +85,8 @@ class System(Fabric):
         while True:
             view = self._json("GET", f"/v1/tasks/{task}?wait=30")
             if view["status"] == "finished":
-                return value(view)
+                done = value(view)
+                return done[0] if isinstance(done, list) and self.maps else done
 
     def collect_spawn(self, submitted):
         """Whether each command ended well."""
