@@ -1,7 +1,9 @@
 //! The sockets of the workers.
 //!
 //! **Why Unix sockets.** Measured with a bare Python loop at the other end (Python 3.11, Linux 6.18, two cores of a virtual
-//! machine, medians of the rounds; frames as in `PROTOCOL.md`, at most 2048 tasks under way):
+//! machine that had other work as well, medians of the rounds; frames as in `PROTOCOL.md`, at most 2048 tasks under way). Rounds
+//! of a flood differ by up to a factor of two, so only the order of magnitude counts, and the ring failed its own check in two
+//! rounds, for reasons that were not found:
 //!
 //! | | round trip of one task | frames of 64 tasks | frames of 512 tasks |
 //! | --- | --- | --- | --- |
@@ -12,7 +14,9 @@
 //! In a flood the means make no difference: Python's own work on a task takes longer. What a ring saves of a round trip is 5 µs,
 //! of about 80 µs through the pool and a millisecond through the service. Against it: before a side sleeps it has to store that
 //! it does and then look once more, which needs a memory barrier, and Python has none; nor does it promise to store a number at
-//! once (`struct` with a byte order writes it byte by byte). A socket also says which process is at the other end, and when
+//! once (`struct` with a byte order writes it byte by byte).
+//!
+//! A socket also says which process is at the other end, and when
 //! that is gone. Larger socket buffers than the usual 208 KiB (1 MiB) make no difference either.
 //!
 use std::{
