@@ -1,11 +1,9 @@
 //! Leases, and how attempts and tasks end.
 
-use super::flight::value_of;
 use super::{Dispatcher, Entry, Stop};
 use crate::contract::{PeerId, PlacementPolicy};
 use crate::model::{
-    AttemptId, Failure, Hop, Memoize, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, Timestamp,
-    limit,
+    AttemptId, Failure, Hop, Outcome, OutcomeKind, Task, TaskEvent, TaskEventKind, Tick, Timestamp, limit,
 };
 use crate::state::invariant::invariant;
 
@@ -142,11 +140,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             outcome.stamps.set(Hop::Started, started);
         }
         let entry = self.forget(key);
-        let value = value_of(&entry, &outcome);
+        let value = self.value_of(&entry, &outcome);
         self.deliver(outcome);
-        if entry.task.spec.memoize != Memoize::Never {
-            self.land(key, &entry, value);
-        }
+        self.land(key, &entry, value);
     }
 
     /// A task that is in no list has ended.

@@ -118,6 +118,13 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.flights.as_ref()?.under_way.get(name)?.waiting.first()
     }
 
+    /// The value that an outcome leaves for equal calls, if they are looked at here.
+    pub(super) fn value_of(&self, entry: &Entry, outcome: &Outcome) -> Option<Bytes> {
+        let spec = &entry.task.spec;
+        let counts = self.flights.is_some() && spec.memoize != Memoize::Never;
+        counts.then(|| lasting_value(spec.map, outcome).cloned()).flatten()
+    }
+
     /// The tasks that wait for equal ones.
     pub(super) fn waiting(&self) -> Vec<usize> {
         let flights = self.flights.iter().flat_map(|flights| flights.under_way.values());
@@ -135,10 +142,4 @@ fn key_of(task: &Task) -> Option<MemoKey> {
 fn may_wait(spec: &TaskSpec, leader: &Entry) -> bool {
     let ahead = &leader.task.spec;
     leader.peer.is_some() || (ahead.limits.priority >= spec.limits.priority && ahead.shape == spec.shape)
-}
-
-/// The value that an outcome leaves for equal calls.
-pub(super) fn value_of(entry: &Entry, outcome: &Outcome) -> Option<Bytes> {
-    let memoized = entry.task.spec.memoize != Memoize::Never;
-    lasting_value(entry.task.spec.map, outcome).filter(|_| memoized).cloned()
 }
