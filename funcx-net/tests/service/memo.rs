@@ -16,6 +16,25 @@ async fn memoized(fabric: &Fabric, owner: &Person, memoize: Memoize, access: Acc
     fabric.service.register_function(&owner.principal, new).await.unwrap().id
 }
 
+/// An endpoint on which everybody may run.
+async fn public_endpoint(fabric: &Fabric, owner: &Person) -> EndpointId {
+    let public = NewEndpoint {
+        id: None,
+        name: "public".to_owned(),
+        access: Access::Public,
+        allowed_functions: None,
+        metadata: "{}".to_owned(),
+    };
+    fabric.service.register_endpoint(&owner.principal, public).await.unwrap().id
+}
+
+/// Lets the next task return its value.
+async fn run_next(bench: &mut Bench) -> funcx_core::model::Task {
+    let task = bench.next().await;
+    bench.finish(returned(&task));
+    task
+}
+
 fn asking(mut submit: Submit, memoize: bool) -> Submit {
     submit.batches.iter_mut().for_each(|batch| batch.memoize = Some(memoize));
     submit
@@ -36,8 +55,7 @@ async fn an_equal_call_has_the_value_at_once_without_an_endpoint_and_after_a_res
     let group = TaskGroupId::from_u128(7);
     let first =
         submit(&fabric, &people.alice, asking(call(endpoint, function, Some(group), &[1]), true)).await;
-    let task = bench.next().await;
-    bench.finish(returned(&task));
+    run_next(&mut bench).await;
     let ran = outcome(&fabric, &people.alice, first.tasks[0][0]).await;
     assert_eq!((ran.kind, ran.is_remembered()), (OutcomeKind::Returned, false));
     let transports = fabric.transports.clone();
@@ -96,14 +114,7 @@ async fn equal_calls_under_way_run_once_and_all_are_told() {
 async fn values_are_shared_only_where_the_function_says_so_and_only_at_one_endpoint() {
     let people = People::new().await;
     let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
-    let public = NewEndpoint {
-        id: None,
-        name: "public".to_owned(),
-        access: Access::Public,
-        allowed_functions: None,
-        metadata: "{}".to_owned(),
-    };
-    let endpoint = fabric.service.register_endpoint(&people.alice.principal, public).await.unwrap().id;
+    let endpoint = public_endpoint(&fabric, &people.alice).await;
     let own = fabric.register_endpoint(&people.bob).await;
     let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
     let mut at_bobs = fabric.connect(own, &people.bob.token, 8);
@@ -139,8 +150,7 @@ async fn a_group_is_told_about_calls_that_were_answered_at_once() {
     let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
     let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
     let group = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await.group;
-    let task = bench.next().await;
-    bench.finish(returned(&task));
+    let task = run_next(&mut bench).await;
     outcome(&fabric, &people.alice, task.id).await;
     let follow = fabric.service.follow(&people.alice.principal, group, Timestamp::UNSET);
     let mut follower = follow.await.unwrap();
@@ -163,8 +173,7 @@ async fn a_store_that_refuses_accepts_no_answers_either() {
     let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
     let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
     let first = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
-    let task = bench.next().await;
-    bench.finish(returned(&task));
+    run_next(&mut bench).await;
     outcome(&fabric, &people.alice, first.tasks[0][0]).await;
     // What is remembered is committed after the outcome was told.
     store.commit(Vec::new()).await.unwrap();
@@ -179,20 +188,12 @@ async fn a_store_that_refuses_accepts_no_answers_either() {
 async fn the_same_code_registered_by_somebody_else_shares_nothing() {
     let people = People::new().await;
     let fabric = Fabric::start(ServiceConfig::default(), memory(), &people).await;
-    let public = NewEndpoint {
-        id: None,
-        name: "public".to_owned(),
-        access: Access::Public,
-        allowed_functions: None,
-        metadata: "{}".to_owned(),
-    };
-    let endpoint = fabric.service.register_endpoint(&people.alice.principal, public).await.unwrap().id;
+    let endpoint = public_endpoint(&fabric, &people.alice).await;
     let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
     let mine = memoized(&fabric, &people.alice, Memoize::Shared, Access::Private).await;
     let theirs = memoized(&fabric, &people.bob, Memoize::Shared, Access::Private).await;
     let first = submit(&fabric, &people.alice, call(endpoint, mine, None, &[1])).await;
-    let task = bench.next().await;
-    bench.finish(returned(&task));
+    run_next(&mut bench).await;
     outcome(&fabric, &people.alice, first.tasks[0][0]).await;
     let second = submit(&fabric, &people.bob, call(endpoint, theirs, None, &[1])).await;
     assert_eq!(bench.next().await.id, second.tasks[0][0], "it is not for them");
@@ -207,8 +208,7 @@ async fn submissions_around_one_that_is_answered_whole_are_all_handed_in() {
     let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
     let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
     let first = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
-    let task = bench.next().await;
-    bench.finish(returned(&task));
+    run_next(&mut bench).await;
     outcome(&fabric, &people.alice, first.tasks[0][0]).await;
     // All three are committed at the same time, so that they settle in any order.
     store.close();
@@ -239,8 +239,7 @@ async fn a_purged_value_answers_no_more() {
     let function = memoized(&fabric, &people.alice, Memoize::Own, Access::Private).await;
     let mut bench = fabric.connect(endpoint, &people.alice.token, 8);
     let first = submit(&fabric, &people.alice, call(endpoint, function, None, &[1])).await;
-    let task = bench.next().await;
-    bench.finish(returned(&task));
+    let task = run_next(&mut bench).await;
     outcome(&fabric, &people.alice, task.id).await;
     let target = CancelTarget::Tasks(vec![task.id]);
     assert_eq!(fabric.service.purge(&people.alice.principal, target).await.unwrap().purged, 1);
