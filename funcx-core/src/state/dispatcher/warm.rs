@@ -411,30 +411,23 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Idle slots that are warm for a task.
     fn warm_place(&self, lane: LaneId, head: &Head) -> Option<TypedChoice> {
-        let best = &self.warm(lane).best[usize::from(head.of)];
-        let fits = |(Reverse(room), peer): &&(Reverse<Room>, PeerId)| {
-            room.idle > 0 && self.can_finish(head.key, *peer)
-        };
-        let (Reverse(room), peer) = best.iter().take(LOOK_AHEAD).find(fits)?;
-        Some(TypedChoice {
-            peer: *peer,
-            of: head.of,
-            share: room.idle.min(self.part(lane, head.of, best.len())),
-        })
+        self.best_place(lane, head, |room| room.idle)
     }
 
     /// Room to wait at a peer that is warm for a task.
     fn place_ahead(&self, lane: LaneId, head: &Head) -> Option<TypedChoice> {
+        self.best_place(lane, head, |room| room.prefetch)
+    }
+
+    /// The first of the peers that are warm for a task that has `places` for it, and that it can finish on.
+    fn best_place(&self, lane: LaneId, head: &Head, places: fn(Room) -> u32) -> Option<TypedChoice> {
         let best = &self.warm(lane).best[usize::from(head.of)];
         let fits = |(Reverse(room), peer): &&(Reverse<Room>, PeerId)| {
-            room.prefetch > 0 && self.can_finish(head.key, *peer)
+            places(*room) > 0 && self.can_finish(head.key, *peer)
         };
         let (Reverse(room), peer) = best.iter().take(LOOK_AHEAD).find(fits)?;
-        Some(TypedChoice {
-            peer: *peer,
-            of: head.of,
-            share: room.prefetch.min(self.part(lane, head.of, best.len())),
-        })
+        let share = places(*room).min(self.part(lane, head.of, best.len()));
+        Some(TypedChoice { peer: *peer, of: head.of, share })
     }
 
     /// Slots that no type has, for a type that has fewer than its part.
