@@ -1,7 +1,5 @@
 //! Managers that take one task at a time, or many.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::Args;
 
@@ -40,7 +38,7 @@ impl Experiment for InternalBatching {
             run.say(if at_a_time.is_some() { "one at a time" } else { "as many as there are idle workers" })?;
             let size =
                 Size { managers: MANAGERS, workers: WORKERS, prefetch: 0, at_a_time, work: Work::None };
-            here.add(place, measure(run, size, tasks).await?.iter().map(Duration::as_secs_f64));
+            here.add(place, measure(run, size, tasks).await?.iter().map(|took| took.all.as_secs_f64()));
         }
         let published =
             (tasks == 10_000).then(|| Series::published("Theta", SOURCE, [(0.0, 118.0), (1.0, 6.7)]));

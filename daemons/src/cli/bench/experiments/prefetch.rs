@@ -66,7 +66,7 @@ impl Experiment for Prefetch {
                 let size = Size { managers: MANAGERS, workers: WORKERS, prefetch, at_a_time: None, work };
                 here.add(
                     f64::from(prefetch),
-                    measure(run, size, tasks).await?.iter().map(Duration::as_secs_f64),
+                    measure(run, size, tasks).await?.iter().map(|took| took.all.as_secs_f64()),
                 );
             }
             floors.push(format!("{:.3} s for {millis} ms", ideal(tasks, WORKERS, work).as_secs_f64()));

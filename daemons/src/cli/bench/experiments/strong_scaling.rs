@@ -71,6 +71,7 @@ impl Experiment for StrongScaling {
         let tasks = self.tasks.unwrap_or(if run.quick() { 10_000 } else { 100_000 });
         let mut times = WORKS.map(|(name, _)| Series::ours(format!("{name}, here")));
         let mut rates = Series::ours("no-op, here");
+        let mut agent = Series::ours("no-op, here");
         let mut left_out = Vec::new();
         for &workers in sizes {
             for ((name, work), times) in WORKS.into_iter().zip(&mut times) {
@@ -80,9 +81,14 @@ impl Experiment for StrongScaling {
                 }
                 run.say(format!("{} workers, {name}", number(f64::from(workers))))?;
                 let took = measure(run, Size::of_workers(workers, work), tasks).await?;
-                times.add(f64::from(workers), took.iter().map(Duration::as_secs_f64));
+                times.add(f64::from(workers), took.iter().map(|took| took.all.as_secs_f64()));
                 if work == Work::None {
-                    rates.add(f64::from(workers), took.iter().map(|took| tasks as f64 / took.as_secs_f64()));
+                    rates.add(
+                        f64::from(workers),
+                        took.iter().map(|took| tasks as f64 / took.all.as_secs_f64()),
+                    );
+                    let per_task = |took: &Took| took.agent.as_secs_f64() * 1e6 / tasks as f64;
+                    agent.add(f64::from(workers), took.iter().map(per_task));
                 }
             }
         }
@@ -99,6 +105,9 @@ impl Experiment for StrongScaling {
         let mut notes = vec![
             "Tasks that do nothing depend on the number of managers more than on that of workers; `funcx bench \
              growth-managers` varies that alone."
+                .to_owned(),
+            "The managers are simulated beside the agent and take most of this machine's processors, so the rate is that of the \
+             whole fabric on it. What the agent alone could do is told by the time that its thread needs for a task."
                 .to_owned(),
         ];
         if !left_out.is_empty() {
@@ -129,6 +138,13 @@ impl Experiment for StrongScaling {
                     form: Form::Lines,
                     series: rates.into(),
                 },
+                Chart {
+                    title: "Processor time of the agent for each task that does nothing".to_owned(),
+                    x: Axis::logarithmic("workers"),
+                    y: Axis::logarithmic("µs"),
+                    form: Form::Lines,
+                    series: vec![agent],
+                },
             ],
             notes,
         })
@@ -145,13 +161,23 @@ pub(super) fn ideal(tasks: u64, workers: u32, work: Work) -> Duration {
     }
 }
 
-/// The times of some runs on one fabric, whose connections and sessions are warm.
-pub(super) async fn measure(run: &Run, size: Size, tasks: u64) -> Result<Vec<Duration>> {
+/// How long tasks took.
+pub(super) struct Took {
+    /// From the first submission to the last outcome.
+    pub(super) all: Duration,
+    /// On a processor, in the thread of the agent.
+    pub(super) agent: Duration,
+}
+
+/// Some runs on one fabric, whose connections and sessions are warm.
+pub(super) async fn measure(run: &Run, size: Size, tasks: u64) -> Result<Vec<Took>> {
     let fabric = Fabric::start(size).await?;
-    let mut times = Vec::new();
+    let mut runs = Vec::new();
     for _ in 0..run.runs() {
-        times.push(fabric.run(tasks, &Bytes::new()).await?);
+        let before = fabric.agent_time().await?;
+        let all = fabric.run(tasks, &Bytes::new()).await?;
+        runs.push(Took { all, agent: fabric.agent_time().await?.saturating_sub(before) });
     }
     fabric.stop().await?;
-    Ok(times)
+    Ok(runs)
 }

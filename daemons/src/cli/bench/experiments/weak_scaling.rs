@@ -63,7 +63,7 @@ impl Experiment for WeakScaling {
                 run.say(format!("{} workers, {name}", number(f64::from(workers))))?;
                 let tasks = u64::from(workers) * TASKS_PER_WORKER;
                 let took = measure(run, Size::of_workers(workers, work), tasks).await?;
-                series.add(f64::from(workers), took.iter().map(Duration::as_secs_f64));
+                series.add(f64::from(workers), took.iter().map(|took| took.all.as_secs_f64()));
             }
         }
         let published = (0..3).map(|column| {

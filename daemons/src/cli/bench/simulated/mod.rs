@@ -4,6 +4,7 @@
 //! Tasks are given to the endpoint's node directly: there is no service above it and no journal, as in the papers'
 //! measurements of the agent.
 
+mod agent;
 mod ledger;
 mod workers;
 
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::agent::Agent;
 use self::ledger::{Expected, Ledger, ManagerHost};
 pub(super) use self::workers::Work;
 use self::workers::{Returns, Sleepers, Workers};
@@ -65,6 +67,7 @@ pub(super) struct Size {
 /// A running simulated fabric. Dropping it ends it, too, but waits for nothing.
 #[derive(Debug)]
 pub(super) struct Fabric {
+    agent: Agent,
     endpoint: NodeHandle,
     managers: Vec<NodeHandle>,
     drivers: Vec<JoinHandle<()>>,
@@ -98,33 +101,23 @@ impl Fabric {
     pub(super) async fn start(size: Size) -> Result<Self> {
         allow_files(u64::from(size.managers) * 2 + OTHER_FILES)?;
         let transports = Arc::new(Transports::standard());
-        let anywhere: Address = "tcp:127.0.0.1:0".parse()?;
-        let mut listener = transports.listen(&anywhere).await?;
-        let above = Above { transports, address: listener.address() };
         let ledger = Arc::new(Ledger::default());
         // As many as are queued by default, besides those that run.
         let lane_tasks = DispatcherLimits::default().lane_tasks + size.workers as usize;
         let limits = DispatcherLimits { lane_tasks, ..DispatcherLimits::default() };
-        let (endpoint, driver) = driver::start(
-            config(None, limits),
-            Arc::clone(&ledger) as _,
-            None,
-            |node: &mut Node<IdleFirst>| {
-                node.open_lane();
-            },
-        );
+        let agent = Agent::start()?;
         let accepting = CancellationToken::new();
-        tokio::spawn({
-            let (endpoint, accepting) = (endpoint.clone(), accepting.clone());
-            async move {
-                while let Some(Ok(connection)) = accepting.run_until_cancelled(listener.accept()).await {
-                    endpoint.accept(connection);
-                }
-            }
-        });
+        let begin = {
+            let (transports, ledger, accepting) =
+                (Arc::clone(&transports), Arc::clone(&ledger), accepting.clone());
+            async move { endpoint(transports, ledger, limits, accepting).await }
+        };
+        let (endpoint, driver, address) = agent.run(begin).await??;
+        let above = Above { transports, address };
         let function = Arc::new(Function::native("simulated"));
         let spec = Arc::new(TaskSpec::new(function, IdentityId::from_u128(1)));
         let mut fabric = Self {
+            agent,
             endpoint,
             managers: Vec::new(),
             drivers: vec![driver],
@@ -273,6 +266,11 @@ impl Fabric {
         Ok(())
     }
 
+    /// Time on a processor that the endpoint's node with its connections has had.
+    pub(super) async fn agent_time(&self) -> Result<Duration> {
+        self.agent.processor_time().await
+    }
+
     /// Ends it; resolves when nothing of it runs any more.
     pub(super) async fn stop(mut self) -> Result<()> {
         self.end();
@@ -293,6 +291,29 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Starts the node of the endpoint where this is called, and lets managers connect until `accepting` is cancelled.
+async fn endpoint(
+    transports: Arc<Transports>,
+    ledger: Arc<Ledger>,
+    limits: DispatcherLimits,
+    accepting: CancellationToken,
+) -> Result<(NodeHandle, JoinHandle<()>, Address)> {
+    let anywhere: Address = "tcp:127.0.0.1:0".parse()?;
+    let mut listener = transports.listen(&anywhere).await?;
+    let address = listener.address();
+    let (endpoint, driver) =
+        driver::start(config(None, limits), ledger, None, |node: &mut Node<IdleFirst>| {
+            node.open_lane();
+        });
+    let node = endpoint.clone();
+    tokio::spawn(async move {
+        while let Some(Ok(connection)) = accepting.run_until_cancelled(listener.accept()).await {
+            node.accept(connection);
+        }
+    });
+    Ok((endpoint, driver, address))
 }
 
 fn config(manager: Option<u32>, limits: DispatcherLimits) -> NodeConfig {

@@ -76,10 +76,10 @@ impl Experiment for GrowthClients {
                 format!("{} calls of all clients together in each run.", number(f64::from(calls))),
             ],
             charts: vec![
-                chart("Calls per second", "clients", "calls/s", rate),
+                chart("Calls per second", "clients", "calls/s", [rate]),
                 latency,
-                chart("Processor time of the service for each call", "clients", "µs", cpu),
-                chart("Memory of the service for each client", "clients", "KiB", memory),
+                chart("Processor time of the service for each call", "clients", "µs", [cpu]),
+                chart("Memory of the service for each client", "clients", "KiB", [memory]),
             ],
             notes,
         })

@@ -66,7 +66,7 @@ impl Experiment for GrowthManagers {
             ],
             charts: charts
                 .into_iter()
-                .chain([chart("Memory of each manager", "managers", "KiB", memory_of_one)])
+                .chain([chart("Memory of each manager", "managers", "KiB", [memory_of_one])])
                 .collect(),
             notes,
         })

@@ -32,44 +32,56 @@ const NOISE: f64 = 1.5;
 struct Costs {
     rate: Series,
     cpu: Series,
+    agent: Series,
 }
 
 /// What one run of tasks cost.
 struct Cost {
     tasks: u64,
     took: Duration,
+    /// On a processor, of all threads and of that of the agent.
     cpu: Duration,
+    agent: Duration,
 }
 
 impl Costs {
     fn new() -> Self {
-        Self { rate: Series::ours("tasks/s"), cpu: Series::ours("µs of processor per task") }
+        Self {
+            rate: Series::ours("tasks/s"),
+            cpu: Series::ours("agent and managers"),
+            agent: Series::ours("agent"),
+        }
     }
 
     fn add(&mut self, x: f64, costs: &[Cost]) {
         self.rate.add(x, costs.iter().map(|cost| cost.tasks as f64 / cost.took.as_secs_f64()));
-        self.cpu.add(x, costs.iter().map(|cost| cost.cpu.as_secs_f64() * 1e6 / cost.tasks as f64));
+        let add = |series: &mut Series, time: fn(&Cost) -> Duration| {
+            series.add(x, costs.iter().map(|cost| time(cost).as_secs_f64() * 1e6 / cost.tasks as f64));
+        };
+        add(&mut self.cpu, |cost| cost.cpu);
+        add(&mut self.agent, |cost| cost.agent);
     }
 
     /// A chart of each, and what stands out.
     fn charts(self, x: &str) -> ([Chart; 2], Vec<String>) {
-        let notes = growth(&self.cpu, x);
+        let mut notes = growth(&self.cpu, x);
+        notes.extend(growth(&self.agent, x));
         let charts = [
-            chart("Tasks per second", x, "tasks/s", self.rate),
-            chart("Processor time of each task", x, "µs", self.cpu),
+            chart("Tasks per second", x, "tasks/s", [self.rate]),
+            chart("Processor time of each task", x, "µs", [self.cpu, self.agent]),
         ];
         (charts, notes)
     }
 }
 
-/// A chart of one series over something that grows by factors.
-fn chart(title: &str, x: &str, y: &str, series: Series) -> Chart {
+/// A chart over something that grows by factors.
+fn chart(title: &str, x: &str, y: &str, series: impl IntoIterator<Item = Series>) -> Chart {
     Chart {
         title: title.to_owned(),
         x: Axis::logarithmic(x),
         y: Axis::logarithmic(y),
         form: Form::Lines,
-        series: vec![series],
+        series: series.into_iter().collect(),
     }
 }
 
@@ -98,9 +110,11 @@ async fn measure(run: &Run, size: Size, tasks: u64, argument: &Bytes) -> Result<
     let fabric = Fabric::start(size).await?;
     let mut costs = Vec::new();
     for _ in 0..run.runs() {
-        let before = processor_time()?;
+        let (cpu, agent) = (processor_time()?, fabric.agent_time().await?);
         let took = fabric.run(tasks, argument).await?;
-        costs.push(Cost { tasks, took, cpu: processor_time()?.saturating_sub(before) });
+        let (cpu, agent) =
+            (processor_time()?.saturating_sub(cpu), fabric.agent_time().await?.saturating_sub(agent));
+        costs.push(Cost { tasks, took, cpu, agent });
     }
     fabric.stop().await?;
     Ok(costs)

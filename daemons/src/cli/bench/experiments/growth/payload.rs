@@ -76,8 +76,8 @@ impl Experiment for GrowthPayload {
             charts: charts
                 .into_iter()
                 .chain([
-                    chart("Bytes per second", "bytes", "MiB/s", stream),
-                    chart("Processor time of each KiB", "bytes", "ns", per_byte),
+                    chart("Bytes per second", "bytes", "MiB/s", [stream]),
+                    chart("Processor time of each KiB", "bytes", "ns", [per_byte]),
                 ])
                 .collect(),
             notes: vec![

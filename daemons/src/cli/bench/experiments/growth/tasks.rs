@@ -60,7 +60,7 @@ impl Experiment for GrowthTasks {
              the process needs in any case is in it, and shows in the small rows."
                 .to_owned(),
         );
-        let memory_of_one = chart("Memory of each queued task", "tasks", "bytes", memory_of_one);
+        let memory_of_one = chart("Memory of each queued task", "tasks", "bytes", [memory_of_one]);
         Ok(Findings {
             setup: vec![super::super::simulated_setup(), "4 managers, 256 workers.".to_owned()],
             charts: charts.into_iter().chain([memory_of_one]).collect(),

@@ -69,7 +69,7 @@ impl Experiment for GrowthWorkers {
             ],
             charts: charts
                 .into_iter()
-                .chain([chart("Memory of each idle worker", "workers", "bytes", memory_of_one)])
+                .chain([chart("Memory of each idle worker", "workers", "bytes", [memory_of_one])])
                 .collect(),
             notes,
         })
