@@ -16,6 +16,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -1414,6 +1415,43 @@ class Shell(WorkerTest):
         left = ZygoteProcess(self).run("pwd -P; echo $GC_TASK_SANDBOX_DIR", task_id=task_id, sandbox=True)
         sandbox = os.path.join(self.work_dir, str(task_id))
         self.assertEqual(left.streams[0], f"{os.path.realpath(sandbox)}\n{sandbox}\n")
+
+    @unittest.skipUnless(os.access("/bin/bash", os.X_OK), "another shell may do more by itself")
+    def test_what_needs_no_shell_has_none(self):
+        zygote = ZygoteProcess(self)
+        # A shell tells the programs that it starts what they are called.
+        told = "_=" + shutil.which("env")
+        cases = [("env", False), ("A=1 env", True), ("env;", True), (" env  A=1 ", False)]
+        for number, (command, by_shell) in enumerate(cases):
+            with self.subTest(command=command):
+                left = zygote.run(command, number)
+                lines = left.streams[0].splitlines()
+                self.assertEqual((left.code, told in lines), (0, by_shell))
+                self.assertIn("PWD=" + self.work_dir, lines)
+
+    @unittest.skipUnless(os.access("/bin/bash", os.X_OK), "another shell puts it in other words")
+    def test_the_shell_says_what_is_wrong_with_a_program(self):
+        script = os.path.join(self.directory, "script")
+        with open(script, "w") as file:
+            file.write("echo $0 $1\n")
+        zygote = ZygoteProcess(self)
+        denied = zygote.run(script, 1)
+        self.assertEqual((denied.code, denied.streams[0]), (126, ""))
+        self.assertIn("Permission denied", denied.streams[1])
+        os.chmod(script, 0o700)
+        self.assertEqual(zygote.run(f"{script} a", 2).streams, (f"{script} a\n", ""))
+        missing = zygote.run("no-such-program -x", 3)
+        self.assertEqual(missing.code, 127)
+        self.assertIn("no-such-program: command not found", missing.streams[1])
+
+    @unittest.skipUnless(os.access("/bin/bash", os.X_OK), "other shells do not know these")
+    def test_functions_come_before_programs(self):
+        start = os.path.join(self.directory, "start")
+        with open(start, "w") as file:
+            file.write("env() { echo mine; }\n")
+        for number, variables in enumerate([{"BASH_FUNC_env%%": "() { echo mine; }"}, {"BASH_ENV": start}]):
+            zygote = ZygoteProcess(self, env={**os.environ, **variables})
+            self.assertEqual(zygote.run("env", number).streams, ("mine\n", ""))
 
     def test_the_command_leads_a_session_and_its_group(self):
         zygote = ZygoteProcess(self)
