@@ -9,7 +9,7 @@ use funcx_core::message::{Hello, Refused};
 use funcx_core::model::{
     Function, FunctionKind, Hop, IdentityId, Outcome, OutcomeKind, Task, TaskId, TaskSpec,
 };
-use funcx_core::state::{DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig};
+use funcx_core::state::{JournalEntry, LaneId, Node, NodeConfig};
 use funcx_daemons::exit::Exit;
 use funcx_net::driver::{self, NodeHandle, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
@@ -62,20 +62,7 @@ impl Site {
         let address: Address = format!("unix:{}", directory.path().join("s").display()).parse().unwrap();
         let mut listener = Transports::standard().listen(&address).await.unwrap();
         let (sender, outcomes) = mpsc::unbounded_channel();
-        let config = NodeConfig {
-            uplink: None,
-            link: LinkPolicy::default(),
-            limits: DispatcherLimits::default(),
-            lease_grace: None,
-            journal: false,
-            retries: true,
-            queue_tasks: 0,
-            prefetch: None,
-            cold_after: None,
-            sent: Hop::EndpointSent,
-            returned: None,
-            software: "test".to_owned(),
-        };
+        let config = NodeConfig { retries: true, ..NodeConfig::new(Hop::EndpointSent, "test") };
         let (node, _) = driver::start(config, Arc::new(Host(sender)), None, |node: &mut Node<IdleFirst>| {
             let lane = node.open_lane();
             node.route(FunctionKind::Shell, lane);

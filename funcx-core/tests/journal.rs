@@ -10,8 +10,8 @@ use funcx_core::model::{
     TaskEventKind, TaskId, TaskSpec, Tick, Timestamp,
 };
 use funcx_core::state::{
-    DispatcherLimits, JournalEntry, LaneId, Ledger, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput,
-    RecordId, Uplink, UplinkIdentity,
+    JournalEntry, LaneId, Ledger, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, RecordId, Uplink,
+    UplinkIdentity,
 };
 use uuid::Uuid;
 
@@ -25,14 +25,7 @@ fn node(uplink: Option<UplinkIdentity>) -> Node {
         retries: true,
         uplink,
         link: LinkPolicy::with_heartbeat(Duration::from_secs(2)),
-        limits: DispatcherLimits::default(),
-        lease_grace: None,
-        queue_tasks: 0,
-        prefetch: None,
-        cold_after: None,
-        sent: Hop::EndpointSent,
-        returned: None,
-        software: "test".to_owned(),
+        ..NodeConfig::new(Hop::EndpointSent, "test")
     });
     let lane = node.open_lane();
     node.route(FunctionKind::Native, lane);

@@ -38,14 +38,9 @@ fn node(uplink: Option<UplinkIdentity>, lane_tasks: usize) -> Node {
         link: LinkPolicy::with_heartbeat(Duration::from_secs(2)),
         limits: DispatcherLimits { lane_tasks, lane_bytes: 1 << 40 },
         lease_grace: Some(Duration::from_secs(30)),
-        journal: false,
         retries: true,
         queue_tasks: 8,
-        prefetch: None,
-        cold_after: None,
-        sent: Hop::EndpointSent,
-        returned: None,
-        software: "test".to_owned(),
+        ..NodeConfig::new(Hop::EndpointSent, "test")
     });
     let lane = node.open_lane();
     node.route(FunctionKind::Native, lane);

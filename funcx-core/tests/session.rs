@@ -9,9 +9,7 @@ use funcx_core::model::{
     Function, FunctionKind, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
     Timestamp,
 };
-use funcx_core::state::{
-    DispatcherLimits, LaneId, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity,
-};
+use funcx_core::state::{LaneId, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity};
 use uuid::Uuid;
 
 fn at(millis: u64) -> Now {
@@ -32,16 +30,9 @@ fn config(uplink: Option<(u128, u64)>) -> NodeConfig {
             software: "test".to_owned(),
         }),
         link: LinkPolicy::with_heartbeat(Duration::from_secs(2)),
-        limits: DispatcherLimits::default(),
         lease_grace: Some(Duration::from_secs(30)),
-        journal: false,
         retries: true,
-        queue_tasks: 0,
-        prefetch: None,
-        cold_after: None,
-        sent: Hop::EndpointSent,
-        returned: None,
-        software: "funcx/test".to_owned(),
+        ..NodeConfig::new(Hop::EndpointSent, "funcx/test")
     }
 }
 

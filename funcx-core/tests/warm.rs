@@ -9,9 +9,7 @@ use funcx_core::model::{
     Function, FunctionKind, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
     Timestamp,
 };
-use funcx_core::state::{
-    DispatcherLimits, KeepAlive, LaneId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity,
-};
+use funcx_core::state::{KeepAlive, LaneId, Node, NodeConfig, NodeOutput, UplinkIdentity};
 use uuid::Uuid;
 
 const SLOTS: u32 = 4;
@@ -45,17 +43,8 @@ impl Manager {
                 name: "m".to_owned(),
                 software: "test".to_owned(),
             }),
-            link: LinkPolicy::default(),
-            limits: DispatcherLimits::default(),
-            lease_grace: None,
-            retries: false,
-            journal: false,
-            queue_tasks: 0,
             prefetch: Some(8),
-            cold_after: None,
-            sent: Hop::ManagerSent,
-            returned: None,
-            software: "test".to_owned(),
+            ..NodeConfig::new(Hop::ManagerSent, "test")
         });
         node.share_slots(SLOTS, KeepAlive::Fixed(Duration::from_secs(60)));
         let executors = [None, Some("ml")].map(|environment| {

@@ -68,15 +68,8 @@ fn config(uplink: bool) -> NodeConfig {
         }),
         link: LinkPolicy::with_heartbeat(Duration::from_secs(10)),
         limits: DispatcherLimits { lane_tasks: 2 * TASKS, ..DispatcherLimits::default() },
-        lease_grace: None,
-        journal: false,
         retries: true,
-        queue_tasks: 0,
-        prefetch: None,
-        cold_after: None,
-        sent: Hop::EndpointSent,
-        returned: None,
-        software: "bench".to_owned(),
+        ..NodeConfig::new(Hop::EndpointSent, "bench")
     }
 }
 

@@ -32,14 +32,11 @@ pub struct QueueFigures {
 /// A node at one moment.
 ///
 /// ```
-/// # use funcx_core::state::{DispatcherLimits, LinkPolicy, Node, NodeConfig};
+/// # use funcx_core::state::{Node, NodeConfig};
 /// # use funcx_core::contract::IdleFirst;
 /// # use funcx_core::model::Hop;
 /// use funcx_net::metrics::NodeFigures;
-/// # let mut node: Node<IdleFirst> = Node::new(NodeConfig {
-/// #     uplink: None, link: LinkPolicy::default(), limits: DispatcherLimits::default(), lease_grace: None,
-/// #     retries: true, journal: false, queue_tasks: 0, prefetch: None, cold_after: None, sent: Hop::ServiceSent, returned: None, software: String::new(),
-/// # });
+/// # let mut node: Node<IdleFirst> = Node::new(NodeConfig::new(Hop::ServiceSent, ""));
 /// let lane = node.open_lane();
 /// let text = NodeFigures::read(&node, [("laptop".to_owned(), lane)]).to_text()?;
 /// assert!(text.contains(r#"funcx_queue_tasks{endpoint="laptop",state="queued"} 0"#));

@@ -14,9 +14,7 @@ use funcx_core::model::{
     AttemptId, Error, Function, FunctionKind, Hop, IdentityId, Outcome, Result, Task, TaskId, TaskSpec, Tick,
     limit,
 };
-use funcx_core::state::{
-    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
-};
+use funcx_core::state::{JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
 use funcx_net::codec;
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
@@ -111,16 +109,8 @@ fn config(uplink: Option<UplinkIdentity>) -> NodeConfig {
     NodeConfig {
         uplink,
         link: LinkPolicy::with_heartbeat(Duration::from_secs(60)),
-        limits: DispatcherLimits::default(),
-        lease_grace: None,
-        journal: false,
         retries: true,
-        queue_tasks: 0,
-        prefetch: None,
-        cold_after: None,
-        sent: Hop::EndpointSent,
-        returned: None,
-        software: "test".to_owned(),
+        ..NodeConfig::new(Hop::EndpointSent, "test")
     }
 }
 

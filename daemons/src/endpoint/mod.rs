@@ -23,8 +23,7 @@ use funcx_core::contract::{Address, IdleFirst, Launcher};
 use funcx_core::message::{Hello, Refused, Role};
 use funcx_core::model::{EndpointId, FunctionKind, Hop, Outcome, Tick, limit};
 use funcx_core::state::{
-    BlockPolicy, DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, Recovered,
-    UplinkIdentity,
+    BlockPolicy, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, Recovered, UplinkIdentity,
 };
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::journal::{Journal, JournalOptions};
@@ -286,16 +285,12 @@ fn node_config(
             silence: config.engine.heartbeat_threshold,
             handshake: Duration::from_millis(limit::HANDSHAKE_MILLIS),
         },
-        limits: DispatcherLimits::default(),
         lease_grace: Some(config.lease_grace),
         journal: true,
         retries: true,
         queue_tasks: config.queue_tasks,
-        prefetch: None,
         cold_after: Some(COLD_AFTER),
-        sent: Hop::EndpointSent,
-        returned: Some(Hop::EndpointReturned),
-        software: SOFTWARE.to_owned(),
+        ..NodeConfig::new(Hop::EndpointSent, SOFTWARE)
     })
 }
 

@@ -32,7 +32,7 @@ use funcx_core::contract::IdleFirst;
 use funcx_core::inproc::NativeFunctions;
 use funcx_core::message::{Hello, Refused, Role};
 use funcx_core::model::{Hop, ManagerId, Outcome, Tick};
-use funcx_core::state::{DispatcherLimits, JournalEntry, LaneId, LinkPolicy, NodeConfig, UplinkIdentity};
+use funcx_core::state::{JournalEntry, LaneId, NodeConfig, UplinkIdentity};
 use funcx_net::driver::{self, Above, NodeHost, NodeNotice};
 use funcx_net::transport::Transports;
 use futures::future::{BoxFuture, FutureExt, ready};
@@ -159,17 +159,8 @@ fn node_config(options: &WorkerOptions, credential: String, end: Option<BlockEnd
             name: format!("{host}, block {}, process {}", options.block, std::process::id()),
             software: SOFTWARE.to_owned(),
         }),
-        link: LinkPolicy::default(),
-        limits: DispatcherLimits::default(),
-        lease_grace: None,
-        journal: false,
-        retries: false,
-        queue_tasks: 0,
         prefetch: options.prefetch,
-        cold_after: None,
-        sent: Hop::ManagerSent,
-        returned: Some(Hop::ManagerReturned),
-        software: SOFTWARE.to_owned(),
+        ..NodeConfig::new(Hop::ManagerSent, SOFTWARE)
     })
 }
 

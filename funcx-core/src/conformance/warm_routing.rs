@@ -17,8 +17,7 @@ use crate::model::{
     Function, FunctionKind, Hop, IdentityId, Now, Outcome, Task, TaskId, TaskSpec, Tick, Timestamp,
 };
 use crate::state::{
-    DispatcherLimits, KeepAlive, LaneId, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity,
-    WarmCounters,
+    KeepAlive, LaneId, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity, WarmCounters,
 };
 
 /// Steps after which a run is taken for one that does not end.
@@ -149,16 +148,9 @@ fn config(uplink: Option<UplinkIdentity>, prefetch: Option<u32>, cold_after: Opt
     NodeConfig {
         uplink,
         link: LinkPolicy::with_heartbeat(Duration::from_secs(3600)),
-        limits: DispatcherLimits::default(),
-        lease_grace: None,
-        retries: false,
-        journal: false,
-        queue_tasks: 0,
         prefetch,
         cold_after,
-        sent: Hop::EndpointSent,
-        returned: None,
-        software: String::new(),
+        ..NodeConfig::new(Hop::EndpointSent, "")
     }
 }
 

@@ -300,19 +300,11 @@ impl Service {
                 .with_context("limit", limit::MAX_PAYLOAD_BYTES));
         }
         let node = NodeConfig {
-            uplink: None,
             link: config.link,
             // Windows bound what is in a lane, so that nothing is ever refused there.
             limits: DispatcherLimits { lane_tasks: usize::MAX, lane_bytes: usize::MAX },
-            lease_grace: None,
-            journal: false,
             retries: true,
-            queue_tasks: 0,
-            prefetch: None,
-            cold_after: None,
-            sent: Hop::ServiceSent,
-            returned: None,
-            software: concat!("funcx/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..NodeConfig::new(Hop::ServiceSent, concat!("funcx/", env!("CARGO_PKG_VERSION")))
         };
         let metrics = Arc::new(ServiceMetrics::new()?);
         let store = Metered { store, metrics: Arc::clone(&metrics) };

@@ -11,9 +11,7 @@ use funcx_core::message::{Hello, Refused, Role};
 use funcx_core::model::{
     AttemptId, EndpointId, FunctionKind, Hop, IdentityId, Outcome, Task, Tick, Timestamp,
 };
-use funcx_core::state::{
-    DispatcherLimits, JournalEntry, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity,
-};
+use funcx_core::state::{JournalEntry, LaneId, Node, NodeConfig, UplinkIdentity};
 use funcx_net::auth::LocalAuthority;
 use funcx_net::driver::{self, Above, NodeHandle, NodeHost, NodeNotice};
 use funcx_net::service::{NewEndpoint, Service, ServiceConfig};
@@ -145,17 +143,8 @@ impl Bench {
                 name: "bench".to_owned(),
                 software: "test".to_owned(),
             }),
-            link: LinkPolicy::default(),
-            limits: DispatcherLimits::default(),
-            lease_grace: None,
-            journal: false,
             retries: true,
-            queue_tasks: 0,
-            prefetch: None,
-            cold_after: None,
-            sent: Hop::EndpointSent,
-            returned: Some(Hop::EndpointReturned),
-            software: "test".to_owned(),
+            ..NodeConfig::new(Hop::EndpointSent, "test")
         };
         let (tell, notices) = mpsc::unbounded_channel();
         let (node, _) = driver::start(config, Arc::new(Watcher(tell)), Some(above), |_: &mut Node| {});

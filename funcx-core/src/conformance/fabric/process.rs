@@ -12,7 +12,7 @@ use super::{Fabric, Place, WireId, note};
 use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId};
 use crate::message::Role;
 use crate::model::{FunctionKind, Hop, IdMap, Now, Task, TaskId, Tick, Timestamp};
-use crate::state::{DispatcherLimits, LaneId, LinkPolicy, Node, NodeConfig, UplinkIdentity};
+use crate::state::{DispatcherLimits, LaneId, Node, NodeConfig, UplinkIdentity};
 
 /// How long an endpoint keeps the leases of a manager that is away.
 const LEASE_GRACE: Duration = Duration::from_secs(10);
@@ -181,27 +181,20 @@ impl Fabric {
     }
 
     fn node_config(&self, place: Place, uplink: Option<UplinkIdentity>, journal: bool) -> NodeConfig {
-        let (sent, returned, queue_tasks) = match place {
-            0 => (Hop::ServiceSent, None, 0),
-            place if place <= self.config.endpoints as usize => {
-                (Hop::EndpointSent, Some(Hop::EndpointReturned), self.config.queue_tasks)
-            }
-            _ => (Hop::ManagerSent, Some(Hop::ManagerReturned), 0),
+        let (sent, queue_tasks) = match place {
+            0 => (Hop::ServiceSent, 0),
+            place if place <= self.config.endpoints as usize => (Hop::EndpointSent, self.config.queue_tasks),
+            _ => (Hop::ManagerSent, 0),
         };
         NodeConfig {
             uplink,
-            link: LinkPolicy::default(),
             limits: DispatcherLimits { lane_tasks: usize::MAX, ..DispatcherLimits::default() },
             lease_grace: (place != 0).then_some(LEASE_GRACE),
             // Only who remembers how many attempts there were makes more of them.
             retries: place <= self.config.endpoints as usize,
             journal,
             queue_tasks,
-            prefetch: None,
-            cold_after: None,
-            sent,
-            returned,
-            software: "simulated".to_owned(),
+            ..NodeConfig::new(sent, "simulated")
         }
     }
 

@@ -42,34 +42,71 @@ pub struct DeliveryId(pub u64);
 pub struct RecordId(pub u64);
 
 /// How a node is set up.
+///
+/// ```
+/// use funcx_core::model::Hop;
+/// use funcx_core::state::NodeConfig;
+/// let config = NodeConfig { queue_tasks: 8, ..NodeConfig::new(Hop::EndpointSent, "mine/1.0") };
+/// assert_eq!(config.returned, Some(Hop::EndpointReturned));
+/// ```
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
-    /// Who it is to the node above; `None` for a service, which has none.
+    /// Who it is to the node above; `None` for a service, which has none. Default: `None`.
     pub uplink: Option<UplinkIdentity>,
-    /// Times of the links below.
+    /// Times of the links below. Default: those of [`LinkPolicy::default`].
     pub link: LinkPolicy,
-    /// Bounds of its queues.
+    /// Bounds of its queues. Default: those of [`DispatcherLimits::default`].
     pub limits: DispatcherLimits,
-    /// How long a peer whose connection broke may take to come back; as long as it likes if `None`.
+    /// How long a peer whose connection broke may take to come back; as long as it likes if `None`. Default: `None`.
     pub lease_grace: Option<Duration>,
     /// Whether it makes lost attempts again itself; else the node above does. Only for nodes that remember how many there
-    /// were: in a journal or a store.
+    /// were: in a journal or a store. Default: no.
     pub retries: bool,
-    /// Whether it writes down what it holds, so that a later life goes on with it.
+    /// Whether it writes down what it holds, so that a later life goes on with it. Default: no.
     pub journal: bool,
-    /// Tasks that it takes from above besides those its peers have room for.
+    /// Tasks that it takes from above besides those its peers have room for. Default: 0.
     pub queue_tasks: u32,
-    /// Tasks that may wait below besides those that run; what its peers ask for if `None`.
+    /// Tasks that may wait below besides those that run; what its peers ask for if `None`. Default: `None`.
     pub prefetch: Option<u32>,
     /// How long a task waits for a worker of its type while workers of other types are idle, which should be about as long as
-    /// a worker takes to start; if `None`, the node does not look at types.
+    /// a worker takes to start; if `None`, the node does not look at types. Default: `None`.
     pub cold_after: Option<Duration>,
     /// Stamp of a task that goes down from here.
     pub sent: Hop,
-    /// Stamp of an outcome that arrives here; a service has none, its record says when.
+    /// Stamp of an outcome that arrives here; a service has none, its record says when. Default: the one that goes with `sent`.
     pub returned: Option<Hop>,
     /// Name and version told to peers.
     pub software: String,
+}
+
+impl NodeConfig {
+    /// The defaults of the fields, for a node that stamps what it sends with `sent`.
+    pub fn new(sent: Hop, software: impl Into<String>) -> Self {
+        let returned = match sent {
+            Hop::EndpointSent => Some(Hop::EndpointReturned),
+            Hop::ManagerSent => Some(Hop::ManagerReturned),
+            Hop::Accepted
+            | Hop::ServiceSent
+            | Hop::Started
+            | Hop::Ended
+            | Hop::ManagerReturned
+            | Hop::EndpointReturned => None,
+        };
+        Self {
+            uplink: None,
+            link: LinkPolicy::default(),
+            limits: DispatcherLimits::default(),
+            lease_grace: None,
+            retries: false,
+            journal: false,
+            queue_tasks: 0,
+            prefetch: None,
+            cold_after: None,
+            sent,
+            returned,
+            software: software.into(),
+        }
+    }
 }
 
 /// What the driver of a [`Node`] should do next.

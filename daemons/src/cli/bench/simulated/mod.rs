@@ -328,23 +328,13 @@ fn config(manager: Option<u32>, limits: DispatcherLimits) -> NodeConfig {
         name: format!("manager {number}"),
         software: SOFTWARE.to_owned(),
     });
-    let (sent, returned) = match uplink {
-        Some(_) => (Hop::ManagerSent, Some(Hop::ManagerReturned)),
-        None => (Hop::EndpointSent, Some(Hop::EndpointReturned)),
-    };
+    let sent = if uplink.is_some() { Hop::ManagerSent } else { Hop::EndpointSent };
     NodeConfig {
         retries: uplink.is_none(),
         uplink,
         link: LinkPolicy::with_heartbeat(Duration::from_secs(10)),
         limits,
-        lease_grace: None,
-        journal: false,
-        queue_tasks: 0,
-        prefetch: None,
-        cold_after: None,
-        sent,
-        returned,
-        software: SOFTWARE.to_owned(),
+        ..NodeConfig::new(sent, SOFTWARE)
     }
 }
 
