@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
-use crate::model::{EndpointId, FunctionId, Outcome, OutcomeKind, Shape, TaskSpec};
+use crate::model::{
+    EndpointId, FunctionHash, FunctionId, IdentityId, Memoize, Outcome, OutcomeKind, Shape, TaskSpec,
+};
 
 /// What equal calls have in common: SHA-256 over who may share the value, the function's hash, whether it is mapped,
 /// options, arguments, and what it asks for but for its walltime.
@@ -18,28 +20,67 @@ pub struct MemoKey(pub [u8; 32]);
 impl MemoKey {
     /// The key of a call whose value only its owner may see.
     pub fn own(spec: &TaskSpec, arguments: &[u8]) -> Self {
-        Self::hash(spec.owner.uuid().as_bytes(), spec, arguments)
+        MemoKeys::own(spec).of(arguments)
     }
 
     /// The key of a call whose value everybody may see who may call this function at this endpoint. The function counts by its
     /// id: others with the same code may be for other people.
     pub fn shared(spec: &TaskSpec, arguments: &[u8], function: FunctionId, endpoint: EndpointId) -> Self {
-        let scope = [function.as_u128().to_be_bytes(), endpoint.as_u128().to_be_bytes()].concat();
-        Self::hash(&scope, spec, arguments)
+        MemoKeys::shared(spec, function, endpoint).of(arguments)
+    }
+}
+
+/// The keys of calls that differ in their arguments only: what they have in common is hashed once.
+#[derive(Debug, Clone)]
+pub struct MemoKeys(Sha256);
+
+impl MemoKeys {
+    /// The keys by which calls want to be remembered; `None` if they want to run. See [`MemoKey::own`] and
+    /// [`MemoKey::shared`].
+    pub fn wanted(spec: &TaskSpec, function: FunctionId, endpoint: EndpointId) -> Option<Self> {
+        match spec.memoize {
+            Memoize::Never => None,
+            Memoize::Own => Some(Self::own(spec)),
+            Memoize::Shared => Some(Self::shared(spec, function, endpoint)),
+        }
     }
 
-    fn hash(scope: &[u8], spec: &TaskSpec, arguments: &[u8]) -> Self {
+    fn own(spec: &TaskSpec) -> Self {
+        Self::of_owner(spec.owner, spec.function.hash(), spec.map, &spec.options, &spec.shape)
+    }
+
+    /// The keys of calls of this owner, from what stands in a specification.
+    pub(crate) fn of_owner(
+        owner: IdentityId,
+        function: FunctionHash,
+        map: bool,
+        options: &[u8],
+        shape: &Shape,
+    ) -> Self {
+        Self::new(owner.uuid().as_bytes(), function, map, options, shape)
+    }
+
+    fn shared(spec: &TaskSpec, function: FunctionId, endpoint: EndpointId) -> Self {
+        let scope = [function.as_u128().to_be_bytes(), endpoint.as_u128().to_be_bytes()].concat();
+        Self::new(&scope, spec.function.hash(), spec.map, &spec.options, &spec.shape)
+    }
+
+    fn new(scope: &[u8], function: FunctionHash, map: bool, options: &[u8], shape: &Shape) -> Self {
         // Whatever a function may see of where it runs; for how long it may do so makes no difference to its value.
-        let shape = Shape { walltime: None, ..spec.shape.clone() };
+        let shape = Shape { walltime: None, ..shape.clone() };
         let shape = if shape == Shape::default() { String::new() } else { format!("{shape:?}") };
         let mut digest = Sha256::new();
         // Lengths keep parts apart that run into each other.
-        for part in [scope, &spec.function.hash().0, &[u8::from(spec.map)], &spec.options, shape.as_bytes()] {
+        for part in [scope, &function.0, &[u8::from(map)], options, shape.as_bytes()] {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
-        digest.update(arguments);
-        Self(digest.finalize().into())
+        Self(digest)
+    }
+
+    /// The key of the call with these arguments.
+    pub fn of(&self, arguments: &[u8]) -> MemoKey {
+        MemoKey(self.0.clone().chain_update(arguments).finalize().into())
     }
 }
 

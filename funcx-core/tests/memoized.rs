@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use funcx_core::contract::{Capacity, IdleFirst, PeerId};
+use funcx_core::memo::MemoKey;
 use funcx_core::model::{
     AttemptId, Failure, Function, Hop, IdentityId, Memoize, Now, Outcome, OutcomeKind, Task, TaskId,
     TaskSpec, Tick, Timestamp,
@@ -126,6 +127,32 @@ fn equal_calls_run_once_and_all_have_the_value() {
         assert_eq!(!outcome.worker.is_empty(), id != first, "who did not run says so");
     }
     assert_eq!((bench.runs(), bench.real.counters().memoized), (vec![first, other], 3));
+}
+
+#[test]
+fn calls_that_come_with_the_same_key_share_a_value_but_wait_only_for_what_is_given_out() {
+    let mut bench = Bench::new(CACHE_BYTES);
+    let [mine, theirs] = [1, 2].map(|owner| spec(owner, Memoize::Shared, 0));
+    let keyed = |id: u128, spec: &Arc<TaskSpec>| {
+        let mut task = Task::new(TaskId::from_u128(id), Arc::clone(spec), "x");
+        task.memo = Some(Arc::new(MemoKey([7; 32])));
+        task
+    };
+    let submit = |bench: &mut Bench, task| {
+        let now = bench.now();
+        assert!(bench.real.submit(LaneId(0), vec![task], now).is_empty());
+        bench.drain();
+    };
+    submit(&mut bench, keyed(1, &mine));
+    submit(&mut bench, keyed(2, &theirs));
+    assert_eq!(bench.real.load(LaneId(0)).waiting, 0, "another owner's turn may come first");
+    let peer = bench.peer(0, 1);
+    submit(&mut bench, keyed(3, &theirs));
+    assert_eq!(bench.real.load(LaneId(0)).waiting, 1);
+    bench.end(peer, OutcomeKind::Returned);
+    submit(&mut bench, keyed(4, &theirs));
+    let ended: Vec<u128> = bench.ended.keys().map(|id| id.as_u128()).collect();
+    assert_eq!(ended, [1, 3, 4], "the one that was queued already runs");
 }
 
 #[test]

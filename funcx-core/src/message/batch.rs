@@ -1,11 +1,12 @@
 //! Batches: n heads in the header, n payloads behind it.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Payloads;
+use crate::memo::{MemoKey, MemoKeys};
 use crate::model::{
     Accelerators, Function, FunctionBody, FunctionHash, FunctionKind, Hop, HopStamps, IdentityId, Memoize,
     Outcome, OutcomeKind, Shape, Target, Task, TaskId, TaskLimits, TaskSpec, Tick, TraceContext,
@@ -65,6 +66,9 @@ pub struct TaskBatch {
     /// Arguments of each task.
     #[serde(skip)]
     pub payloads: Payloads,
+    /// Keys of the memoized ones, if the receiver has found them.
+    #[serde(skip)]
+    pub keys: Vec<Option<Arc<MemoKey>>>,
 }
 
 /// A [`TaskSpec`] on the wire.
@@ -150,24 +154,36 @@ impl SpecHead {
         self.trace.0
     }
 
+    fn shape(&self) -> Shape {
+        Shape {
+            milli_cores: self.milli_cores,
+            memory_bytes: self.memory_bytes,
+            accelerators: Accelerators {
+                milli_count: self.accelerator_milli_count,
+                kind: self.accelerator_kind.clone(),
+            },
+            nodes: self.nodes,
+            ranks_per_node: self.ranks_per_node,
+            walltime: self.walltime,
+            environment: self.environment.clone(),
+            container: self.container.clone(),
+            target: self.labels.clone().map_or(Target::Anywhere, Target::Labels),
+        }
+    }
+
+    /// Below the service nobody knows who may see whose values, so all are the owner's.
+    fn memo_keys(&self) -> Option<MemoKeys> {
+        let keys = || {
+            MemoKeys::of_owner(self.owner, self.function, self.map, self.options.as_bytes(), &self.shape())
+        };
+        (self.memoize != Memoize::Never).then(keys)
+    }
+
     /// The specification, for the function that the receiver has under [`SpecHead::function`].
     pub fn into_spec(self, function: Arc<Function>) -> TaskSpec {
         TaskSpec {
             function,
-            shape: Shape {
-                milli_cores: self.milli_cores,
-                memory_bytes: self.memory_bytes,
-                accelerators: Accelerators {
-                    milli_count: self.accelerator_milli_count,
-                    kind: self.accelerator_kind,
-                },
-                nodes: self.nodes,
-                ranks_per_node: self.ranks_per_node,
-                walltime: self.walltime,
-                environment: self.environment,
-                container: self.container,
-                target: self.labels.map_or(Target::Anywhere, Target::Labels),
-            },
+            shape: self.shape(),
             limits: TaskLimits {
                 max_attempts: self.max_attempts,
                 priority: self.priority,
@@ -207,6 +223,18 @@ impl TaskBatch {
         batch
     }
 
+    /// Finds the keys of memoized tasks, which takes long for large arguments: before the node that is to run them has them.
+    pub fn find_keys(&mut self) {
+        let specs: Vec<_> = self.specs.iter().map(SpecHead::memo_keys).collect();
+        if specs.iter().any(Option::is_some) {
+            let key = |(head, arguments): (&TaskHead, &Bytes)| {
+                let keys = specs.get(head.spec as usize)?.as_ref()?;
+                Some(Arc::new(keys.of(arguments)))
+            };
+            self.keys = self.heads.iter().zip(&self.payloads).map(key).collect();
+        }
+    }
+
     /// The tasks, received at `now`. `function` finds the body for a hash; the error is the hash that it does not find, or `None`
     /// for a head that names no specification.
     pub fn into_tasks(
@@ -225,7 +253,8 @@ impl TaskBatch {
         self.heads
             .into_iter()
             .zip(self.payloads)
-            .map(|(head, payload)| {
+            .zip(self.keys.into_iter().chain(iter::repeat(None)))
+            .map(|((head, payload), memo)| {
                 let spec = specs.get(head.spec as usize).ok_or(None)?;
                 Ok(Task {
                     id: head.task,
@@ -233,6 +262,7 @@ impl TaskBatch {
                     granted: head.granted,
                     spec: Arc::clone(spec),
                     payload,
+                    memo,
                     stamps: HopStamps::from_nanos(head.stamps),
                     start_by: due(head.left[0], now),
                     end_by: due(head.left[1], now),
@@ -365,6 +395,23 @@ mod tests {
             .into_tasks(sent + second, |hash| (hash == function.hash()).then(|| Arc::clone(&function)))
             .unwrap();
         assert_eq!(back, tasks);
+    }
+
+    #[test]
+    fn keys_of_memoized_tasks_are_found_on_arrival_and_never_sent() {
+        let owner = IdentityId::from_u128(1);
+        let plain = Arc::new(TaskSpec::new(Arc::new(Function::native("f")), owner));
+        let memoized = Arc::new(TaskSpec { memoize: Memoize::Shared, ..(*plain).clone() });
+        let mut task = Task::new(TaskId::from_u128(1), Arc::clone(&memoized), "x");
+        task.memo = Some(Arc::new(MemoKey([7; 32])));
+        let other = Task::new(TaskId::from_u128(2), plain, "x");
+        let mut batch = TaskBatch::new([task, other], Tick::from_nanos(1));
+        assert!(batch.keys.is_empty());
+        batch.find_keys();
+        let function = Arc::clone(&memoized.function);
+        let tasks = batch.into_tasks(Tick::from_nanos(1), |_| Some(Arc::clone(&function))).unwrap();
+        let keys: Vec<_> = tasks.iter().map(|task| task.memo.as_deref().copied()).collect();
+        assert_eq!(keys, [Some(MemoKey::own(&memoized, b"x")), None]);
     }
 
     #[test]

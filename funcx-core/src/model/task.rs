@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Function, IdentityId, Shape, Target, TaskId, Tick, Timestamp, limit};
+use crate::memo::MemoKey;
 
 /// One attempt at one task. A retry is a new attempt of the same task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +122,9 @@ pub struct Task {
     pub spec: Arc<TaskSpec>,
     /// The arguments, opaque to every hop.
     pub payload: Bytes,
+    /// What it has in common with equal calls, if it is memoized and somebody in this process has found out. It does not
+    /// cross links: whoever shares values by it must be sure of it.
+    pub memo: Option<Arc<MemoKey>>,
     /// When it passed where.
     pub stamps: HopStamps,
     /// It ends as `TimedOut` if it has not begun by then; [`Tick::NEVER`] if it may wait for ever. A tick of this process:
@@ -139,6 +143,7 @@ impl Task {
             granted: 0,
             spec,
             payload: payload.into(),
+            memo: None,
             stamps: HopStamps::default(),
             start_by: Tick::NEVER,
             end_by: Tick::NEVER,

@@ -161,7 +161,7 @@ fn decode_kind(kind: Kind, frame: &Bytes) -> Result<Message> {
         Kind::Tasks => {
             let (specs, heads): (Batch<SpecHead>, Batch<TaskHead>) = header::read(header)?;
             let payloads = region.cut(heads.0.iter().map(|head| head.payload_len), heads.0.len())?;
-            Message::Tasks(TaskBatch { specs: specs.0, heads: heads.0, payloads })
+            Message::Tasks(TaskBatch { specs: specs.0, heads: heads.0, payloads, keys: Vec::new() })
         }
         Kind::Outcomes => {
             let (sequence, workers, heads): (_, Batch<String>, Batch<OutcomeHead>) = header::read(header)?;

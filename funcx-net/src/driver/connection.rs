@@ -21,16 +21,20 @@ pub(super) async fn run_below(
     received: mpsc::Sender<Received>,
 ) {
     let forward = received.clone();
-    let ended = run(connection, outgoing, move |message| Received::Message(link, message), forward).await;
+    let wrap = move |message| Received::Message(link, message);
+    let ended = run(connection, outgoing, false, wrap, forward).await;
     let reason = ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
     let _ = received.send(Received::Closed(link, reason)).await;
 }
 
 /// Serves a connection until the other side closes it, it fails, or the other end of `outgoing` is dropped; then what
 /// was put into it is still sent, for as long as [`FAREWELL`].
+///
+/// With `finds_keys`, the keys of memoized tasks that come are found here: the node's task has more to do than to hash.
 pub(super) async fn run(
     connection: Box<dyn Connection>,
     outgoing: ToSend,
+    finds_keys: bool,
     wrap: impl Fn(Message) -> Received,
     received: mpsc::Sender<Received>,
 ) -> Result<()> {
@@ -39,7 +43,12 @@ pub(super) async fn run(
     // Reading and writing go on side by side: a peer that is slow to read must not keep us from reading.
     let read = async {
         while let Some(frame) = stream.next().await {
-            let message = codec::decode(frame?)?;
+            let mut message = codec::decode(frame?)?;
+            if let Message::Tasks(batch) = &mut message
+                && finds_keys
+            {
+                batch.find_keys();
+            }
             if received.send(wrap(message)).await.is_err() {
                 break;
             }

@@ -169,7 +169,8 @@ pub fn start<P: PlacementPolicy + Default>(
     let stop = CancellationToken::new();
     let mut node = Node::new(config);
     setup(&mut node);
-    let uplink = above.map(|above| tokio::spawn(above.run(received_by.clone(), stop.clone())));
+    let uplink =
+        above.map(|above| tokio::spawn(above.run(node.memoizes(), received_by.clone(), stop.clone())));
     let driver = Driver {
         node,
         host,

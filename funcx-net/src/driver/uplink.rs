@@ -32,7 +32,12 @@ pub struct Above {
 
 impl Above {
     /// Dials, serves the connection until it ends, and dials again; for ever, or until it is stopped.
-    pub(super) async fn run(self, received: mpsc::Sender<Received>, stop: CancellationToken) {
+    pub(super) async fn run(
+        self,
+        finds_keys: bool,
+        received: mpsc::Sender<Received>,
+        stop: CancellationToken,
+    ) {
         let mut pause = FIRST_PAUSE;
         // Since when nobody listens there, and whether that was said.
         let mut absence: Option<(Instant, bool)> = None;
@@ -55,7 +60,9 @@ impl Above {
                     let (outgoing, to_send) = outgoing();
                     let _ = received.send(Received::ConnectedAbove(outgoing)).await;
                     let started = Instant::now();
-                    let ended = connection::run(connection, to_send, Received::Above, received.clone()).await;
+                    let ended =
+                        connection::run(connection, to_send, finds_keys, Received::Above, received.clone());
+                    let ended = ended.await;
                     let reason = ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
                     tracing::info!(address = %self.address, reason, "connection to the node above ended");
                     let _ = received.send(Received::ClosedAbove).await;

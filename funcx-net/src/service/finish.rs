@@ -146,14 +146,15 @@ impl Service {
     fn untrack(self: &Arc<Self>, records: &[OutcomeRecord]) -> Vec<Option<Arc<Origin>>> {
         let mut queues: Vec<(Arc<Queue>, Backlog)> = Vec::new();
         let mut origins = Vec::with_capacity(records.len());
-        let mut memoized = Vec::new();
+        let mut returned = Vec::new();
         let mut tracked = self.tracked.lock();
         for record in records {
             let Some(task) = tracked.remove(&record.outcome.task) else {
                 origins.push(None);
                 continue;
             };
-            memoized.extend(task.memoized.map(|memoized| (memoized, record)));
+            let map = task.origin.spec.map;
+            returned.extend(task.memo.and_then(|memo| memo::returned(*memo, map, record)));
             let bytes = task.bytes as u64;
             match queues.iter_mut().find(|(queue, _)| Arc::ptr_eq(queue, &task.queue)) {
                 Some((_, ended)) => {
@@ -165,9 +166,7 @@ impl Service {
             origins.push(Some(task.origin));
         }
         drop(tracked);
-        let returned =
-            memoized.into_iter().filter_map(|(memoized, record)| memo::returned(&memoized, record));
-        self.remember(returned.collect());
+        self.remember(returned);
         for (queue, ended) in queues {
             // A lane stays open once it is.
             if let Some(lane) = self.open_lane(queue.endpoint) {

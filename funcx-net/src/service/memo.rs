@@ -8,9 +8,9 @@ use std::{collections::HashMap, iter, sync::Arc};
 
 use bytes::Bytes;
 use funcx_core::Result;
-use funcx_core::contract::{FunctionRecord, OutcomeRecord, Write};
-use funcx_core::memo::{MemoKey, lasting_value};
-use funcx_core::model::{EndpointId, FunctionId, Memoize, Outcome, TaskId, TaskSpec};
+use funcx_core::contract::{FunctionRecord, OutcomeRecord, PendingTask, Write};
+use funcx_core::memo::{MemoKey, MemoKeys, lasting_value};
+use funcx_core::model::{EndpointId, Memoize, Outcome, TaskId, TaskSpec};
 
 use super::publish::{Finished, Ticket};
 use super::submit::{Batch, Numbered, submission};
@@ -20,32 +20,16 @@ use crate::driver::wall_clock;
 /// Bytes of values with which the calls of one request may be answered.
 pub(super) const MAX_ANSWER_BYTES: usize = 32 << 20;
 
-/// How a task in the dispatcher is remembered when it returns.
-#[derive(Debug)]
-pub(super) struct Memoized {
-    key: MemoKey,
-    map: bool,
-}
+/// A call by its key, if it wants to be remembered, and the value of an equal one.
+pub(super) type Known = (Option<Arc<MemoKey>>, Option<Bytes>);
 
-impl Memoized {
-    pub(super) fn of(
-        spec: &TaskSpec,
-        arguments: &[u8],
-        function: FunctionId,
-        endpoint: EndpointId,
-    ) -> Option<Box<Self>> {
-        let key = key(spec, arguments, function, endpoint)?;
-        Some(Box::new(Self { key, map: spec.map }))
-    }
-}
-
-/// The key of a call as its specification wants it remembered; `None` if it wants to run.
-fn key(spec: &TaskSpec, arguments: &[u8], function: FunctionId, endpoint: EndpointId) -> Option<MemoKey> {
-    match spec.memoize {
-        Memoize::Never => None,
-        Memoize::Own => Some(MemoKey::own(spec, arguments)),
-        Memoize::Shared => Some(MemoKey::shared(spec, arguments, function, endpoint)),
-    }
+/// The keys of tasks that were read from the store, one for each.
+pub(super) fn pending_keys(page: &[PendingTask], endpoint: EndpointId) -> Vec<Option<Arc<MemoKey>>> {
+    let key = |task: &PendingTask| {
+        let keys = MemoKeys::wanted(&task.spec, task.function, endpoint)?;
+        Some(Arc::new(keys.of(&task.payload)))
+    };
+    page.iter().map(key).collect()
 }
 
 /// What becomes of what the function and a call of it want.
@@ -108,20 +92,17 @@ impl Service {
         self.publisher.publish(ticket, finished);
     }
 
-    /// Values of equal calls, one entry for each of the arguments; empty if no value will do. They take no more than
-    /// `room` bytes, which is less by them: calls with larger values go their ordinary way.
+    /// Keys and values of equal calls, one entry for each of the arguments; empty if no value will do. The values take no
+    /// more than `room` bytes, which is less by them: calls with larger ones go their ordinary way.
     pub(super) async fn known_values(
         &self,
         spec: &TaskSpec,
         endpoint: EndpointId,
         batch: &Batch,
         room: &mut usize,
-    ) -> Result<Vec<Option<Bytes>>> {
-        let key = |arguments: &Bytes| key(spec, arguments, batch.function, endpoint);
-        let keys: Vec<MemoKey> = batch.arguments.iter().filter_map(key).collect();
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
+    ) -> Result<Vec<Known>> {
+        let Some(keys) = MemoKeys::wanted(spec, batch.function, endpoint) else { return Ok(Vec::new()) };
+        let keys: Vec<MemoKey> = batch.arguments.iter().map(|arguments| keys.of(arguments)).collect();
         let mut known: HashMap<MemoKey, Option<Bytes>> = HashMap::new();
         {
             let mut memo = self.memo.lock();
@@ -144,7 +125,7 @@ impl Service {
             *room = room.checked_sub(value.len())?;
             Some(value.clone())
         };
-        Ok(keys.iter().map(&mut fitting).collect())
+        Ok(keys.into_iter().map(|key| (Some(Arc::new(key)), fitting(&key))).collect())
     }
 
     /// Keeps what tasks have returned for equal calls. If the store does not take it, a restart forgets it, and no more
@@ -171,8 +152,8 @@ impl Service {
 }
 
 /// What to remember of an outcome. One that was remembered itself adds nothing.
-pub(super) fn returned(memoized: &Memoized, record: &OutcomeRecord) -> Option<(MemoKey, TaskId, Bytes)> {
+pub(super) fn returned(key: MemoKey, map: bool, record: &OutcomeRecord) -> Option<(MemoKey, TaskId, Bytes)> {
     let outcome = &record.outcome;
-    let value = lasting_value(memoized.map, outcome).filter(|_| !outcome.is_remembered())?;
-    Some((memoized.key, outcome.task, value.clone()))
+    let value = lasting_value(map, outcome).filter(|_| !outcome.is_remembered())?;
+    Some((key, outcome.task, value.clone()))
 }

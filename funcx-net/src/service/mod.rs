@@ -52,7 +52,7 @@ use std::{
 use funcx_core::contract::{
     Authority, Connection, Credential, EndpointRecord, FunctionRecord, IdleFirst, Principal, TaskStore,
 };
-use funcx_core::memo::MemoCache;
+use funcx_core::memo::{MemoCache, MemoKey};
 use funcx_core::model::{
     EndpointId, FunctionId, Hop, IdMap, IdentityId, TaskGroupId, TaskId, Timestamp, limit,
 };
@@ -69,7 +69,6 @@ use groups::Claims;
 use health::StoreCheck;
 use host::Host;
 use lane::Lane;
-use memo::Memoized;
 use metrics::{Metered, ServiceMetrics};
 use publish::{Origin, Publisher};
 use queue::Queue;
@@ -264,8 +263,8 @@ struct Tracked {
     /// Whether it matters when it begins, because it has a time to live.
     expires: bool,
     origin: Arc<Origin>,
-    /// How its value is remembered, if that is wanted.
-    memoized: Option<Box<Memoized>>,
+    /// The key under which its value is remembered, if that is wanted.
+    memo: Option<Arc<MemoKey>>,
 }
 
 impl fmt::Debug for Service {

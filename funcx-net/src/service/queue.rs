@@ -19,13 +19,13 @@ use std::sync::Arc;
 
 use funcx_core::Result;
 use funcx_core::contract::{Backlog, PendingTask, QueueKey};
+use funcx_core::memo::MemoKey;
 use funcx_core::model::{EndpointId, Hop, IdMap, Now, Task, TaskId, Tick, Timestamp, limit};
 use futures::FutureExt;
 
 use super::lane::{FIRST_PAUSE, LONGEST_PAUSE, Lane, State};
-use super::memo::Memoized;
 use super::publish::Origin;
-use super::{Service, ServiceConfig, Tracked};
+use super::{Service, ServiceConfig, Tracked, memo};
 
 /// The name of a queue, and the lock of who loads it.
 #[derive(Debug)]
@@ -119,14 +119,14 @@ impl Window {
         &mut self,
         config: &ServiceConfig,
         endpoint: EndpointId,
-        page: Vec<PendingTask>,
+        page: impl ExactSizeIterator<Item = (PendingTask, Option<Arc<MemoKey>>)>,
         through: u64,
     ) -> Vec<Loaded> {
         let mut fitting = Vec::with_capacity(page.len());
         // An empty page has shown that there is nothing up to `through`, and so has one that goes beyond.
-        let mut loaded_through = if page.is_empty() { through } else { self.loaded_through };
+        let mut loaded_through = if page.len() == 0 { through } else { self.loaded_through };
         let mut origin = None;
-        for pending in page {
+        for (pending, memo) in page {
             if pending.sequence > through {
                 loaded_through = through;
                 break;
@@ -137,7 +137,7 @@ impl Window {
             loaded_through = pending.sequence;
             let origin = Arc::clone(origin_of(&pending, endpoint, &mut origin));
             let mut task = Task::new(pending.id, pending.spec, pending.payload);
-            (task.attempt, task.granted) = (pending.attempt, pending.granted);
+            (task.attempt, task.granted, task.memo) = (pending.attempt, pending.granted, memo);
             task.stamps.set(Hop::Accepted, pending.accepted);
             self.count(&task);
             fitting.push(Loaded { task, origin, begun: pending.begun });
@@ -177,9 +177,11 @@ impl Lane {
                 (window.loaded_through, window.tail_through, tasks, bytes)
             };
             let page = service.store.pending(self.endpoint, queue.key, after, tasks, bytes).await?;
+            // Before anything is locked: of large arguments that takes long.
+            let keys = memo::pending_keys(&page, self.endpoint);
             let mut state = self.state.lock();
             let Some(window) = state.window_mut(queue.key) else { return Ok(()) };
-            let fitting = window.take_page(config, self.endpoint, page, through);
+            let fitting = window.take_page(config, self.endpoint, page.into_iter().zip(keys), through);
             self.hand_in(service, queue, fitting);
         }
     }
@@ -191,19 +193,15 @@ impl Lane {
         }
         let mut begun: IdMap<TaskId, ()> = IdMap::default();
         let mut tasks = Vec::with_capacity(loaded.len());
-        let memoized = |Loaded { task, origin, .. }: &Loaded| {
-            Memoized::of(&task.spec, &task.payload, origin.function, self.endpoint)
-        };
-        let memoized: Vec<_> = loaded.iter().map(memoized).collect();
         let mut tracked = service.tracked.lock();
-        for (Loaded { task, origin, begun: has_begun }, memoized) in loaded.into_iter().zip(memoized) {
+        for Loaded { task, origin, begun: has_begun } in loaded {
             if has_begun {
                 begun.insert(task.id, ());
             }
             let queue = Arc::clone(queue);
             let expires = !has_begun && task.spec.limits.ttl.is_some();
-            let bytes = task.payload.len();
-            tracked.insert(task.id, Tracked { queue, bytes, expires, origin, memoized });
+            let (bytes, memo) = (task.payload.len(), task.memo.clone());
+            tracked.insert(task.id, Tracked { queue, bytes, expires, origin, memo });
             tasks.push(task);
         }
         drop(tracked);

@@ -10,6 +10,7 @@ use funcx_core::model::{
 };
 use funcx_core::{Error, ErrorKind, Result};
 
+use super::memo::Known;
 use super::publish::Origin;
 use super::records::bounded;
 use super::repeat::{Delivery, RequestKey};
@@ -117,10 +118,10 @@ impl Service {
         let mut room = memo::MAX_ANSWER_BYTES;
         let mut answer = Vec::with_capacity(origins.len());
         for (origin, batch) in origins.into_iter().zip(submit.batches) {
-            let values = self.known_values(&origin.spec, submit.endpoint, &batch, &mut room).await?;
+            let known = self.known_values(&origin.spec, submit.endpoint, &batch, &mut room).await?;
             let calls: Vec<(TaskId, Bytes)> = ids.by_ref().zip(batch.arguments).collect();
             answer.push(calls.iter().map(|(id, _)| *id).collect());
-            new.add(&origin, calls, values);
+            new.add(&origin, calls, known);
         }
         let New { tasks, submissions, answers } = new;
         let mut answered = None;
@@ -299,13 +300,14 @@ struct New {
 }
 
 impl New {
-    /// Adds calls of one function. `values` has one entry for each, or none at all.
-    fn add(&mut self, origin: &Arc<Origin>, calls: Vec<(TaskId, Bytes)>, values: Vec<Option<Bytes>>) {
-        let values = values.into_iter().chain(iter::repeat(None));
+    /// Adds calls of one function. `known` has one entry for each, or none at all.
+    fn add(&mut self, origin: &Arc<Origin>, calls: Vec<(TaskId, Bytes)>, known: Vec<Known>) {
+        let values = known.into_iter().chain(iter::repeat((None, None)));
         let (mut waiting, mut known, mut outcomes) =
             (Vec::with_capacity(calls.len()), Vec::new(), Vec::new());
-        for ((id, payload), value) in calls.into_iter().zip(values) {
+        for ((id, payload), (memo, value)) in calls.into_iter().zip(values) {
             let mut task = Task::new(id, Arc::clone(&origin.spec), payload.clone());
+            task.memo = memo;
             task.stamps.set(Hop::Accepted, origin.accepted);
             match value {
                 Some(value) => {

@@ -1,6 +1,6 @@
 //! Calls that wait for an equal one instead of running, and values that are known already.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -37,8 +37,16 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.flights = Some(Flights::new(capacity_bytes));
     }
 
+    /// Whether equal calls are looked for here.
+    pub const fn memoizes(&self) -> bool {
+        self.flights.is_some()
+    }
+
     /// Takes in a new task: it is queued, waits for the value of an equal one, or ends at once.
-    pub(super) fn admit(&mut self, lane: LaneId, task: Task) {
+    pub(super) fn admit(&mut self, lane: LaneId, mut task: Task) {
+        if self.flights.is_some() {
+            find_key(&mut task);
+        }
         let Some((flights, memo)) = self.flights.as_mut().zip(key_of(&task)) else {
             let key = self.insert(lane, task);
             self.lanes[lane.0 as usize].queue.push_back(&mut self.tasks, key, &self.weights);
@@ -121,7 +129,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     /// The value that an outcome leaves for equal calls, if they are looked at here.
     pub(super) fn value_of(&self, entry: &Entry, outcome: &Outcome) -> Option<Bytes> {
         let spec = &entry.task.spec;
-        let counts = self.flights.is_some() && spec.memoize != Memoize::Never;
+        let counts = self.flights.is_some() && entry.task.memo.is_some();
         counts.then(|| lasting_value(spec.map, outcome).cloned()).flatten()
     }
 
@@ -132,14 +140,25 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
     }
 }
 
-/// The key of a memoized task. Here nobody knows who may see whose values, so all are the owner's.
+/// Finds the key of a memoized task of which nobody has said with whom it shares values: with its owner only.
+fn find_key(task: &mut Task) {
+    if task.spec.memoize != Memoize::Never && task.memo.is_none() {
+        task.memo = Some(Arc::new(MemoKey::own(&task.spec, &task.payload)));
+    }
+}
+
 fn key_of(task: &Task) -> Option<MemoKey> {
-    (task.spec.memoize != Memoize::Never).then(|| MemoKey::own(&task.spec, &task.payload))
+    task.memo.as_deref().copied()
 }
 
 /// Whether a call loses nothing by waiting for an equal one: that has been given out, or would be given out before because
-/// it asks for the same and is no less urgent.
+/// it has the same owner, asks for the same and is no less urgent.
 fn may_wait(spec: &TaskSpec, leader: &Entry) -> bool {
     let ahead = &leader.task.spec;
-    leader.peer.is_some() || (ahead.limits.priority >= spec.limits.priority && ahead.shape == spec.shape)
+    let is_ahead = || {
+        ahead.owner == spec.owner
+            && ahead.limits.priority >= spec.limits.priority
+            && ahead.shape == spec.shape
+    };
+    leader.peer.is_some() || is_ahead()
 }

@@ -362,6 +362,11 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.dispatcher.memoize(capacity_bytes);
     }
 
+    /// Whether it looks at which memoized calls are equal.
+    pub const fn memoizes(&self) -> bool {
+        self.dispatcher.memoizes()
+    }
+
     /// The part of an owner, against those of others: with weight 2 it gets twice as much as one with weight 1, which is
     /// what everybody has. What nobody wants goes to those who do.
     pub fn set_weight(&mut self, owner: IdentityId, weight: u32) {
