@@ -153,6 +153,9 @@ fn calls_that_come_with_the_same_key_share_a_value_but_wait_only_for_what_is_giv
     submit(&mut bench, keyed(4, &theirs));
     let ended: Vec<u128> = bench.ended.keys().map(|id| id.as_u128()).collect();
     assert_eq!(ended, [1, 3, 4], "the one that was queued already runs");
+    bench.real.forget_values();
+    submit(&mut bench, keyed(5, &mine));
+    assert_eq!(bench.kind(TaskId::from_u128(5)), None, "what is forgotten answers no more");
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Service {
                 report.purged += ended.len();
                 if !ended.is_empty() {
                     service.store.commit(vec![Write::Forget(ended)]).await?;
-                    service.forget_values();
+                    service.forget_values().await;
                 }
             }
             Ok(report)

@@ -20,6 +20,9 @@ use crate::driver::wall_clock;
 /// Bytes of values with which the calls of one request may be answered.
 pub(super) const MAX_ANSWER_BYTES: usize = 32 << 20;
 
+/// Bytes of values that the node keeps itself. Large ones are no loss: a call that just misses one runs again.
+pub(super) const LANDED_BYTES: usize = 8 << 20;
+
 /// A call by its key, if it wants to be remembered, and the value of an equal one.
 pub(super) type Known = (Option<Arc<MemoKey>>, Option<Bytes>);
 
@@ -146,8 +149,10 @@ impl Service {
     }
 
     /// Tasks were forgotten: what they have returned is not at hand any more either.
-    pub(super) fn forget_values(&self) {
+    pub(super) async fn forget_values(&self) {
         self.memo.lock().clear();
+        // A node that has stopped remembers nothing.
+        let _ = self.node.with(|node, _| node.forget_values()).await;
     }
 }
 

@@ -311,8 +311,9 @@ impl Service {
             let (node, running) =
                 driver::start(node, Arc::new(Host(weak.clone())), None, |node: &mut Node<IdleFirst>| {
                     config.weights.iter().for_each(|(owner, weight)| node.set_weight(*owner, *weight));
-                    // Values are remembered by the service, so that they are at hand before a task is queued.
-                    node.memoize(0);
+                    // Values are remembered by the service, so that they are at hand before a task is queued. The node
+                    // keeps those of the last moments: for calls that were on their way to it when equal ones ended.
+                    node.memoize(config.memo_bytes.min(memo::LANDED_BYTES));
                 });
             // A refusal is not kept: the next try may fare better.
             let repeats = Repeats::new(config.keep_answers, |answer: &SharedAnswer| answer.is_ok());

@@ -149,7 +149,7 @@ impl Service {
             match self.store.oldest_ended().await? {
                 Some(at) if at < before => {
                     self.store.commit(vec![Write::Expire { ended_before: before }]).await?;
-                    self.forget_values();
+                    self.forget_values().await;
                 }
                 // Nothing that ends from now on is to be forgotten sooner.
                 oldest => {

@@ -37,6 +37,11 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
         self.flights = Some(Flights::new(capacity_bytes));
     }
 
+    /// Forgets the values that it remembers.
+    pub fn forget_values(&mut self) {
+        self.flights.iter_mut().for_each(|flights| flights.values.clear());
+    }
+
     /// Whether equal calls are looked for here.
     pub const fn memoizes(&self) -> bool {
         self.flights.is_some()

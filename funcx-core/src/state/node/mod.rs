@@ -362,6 +362,11 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.dispatcher.memoize(capacity_bytes);
     }
 
+    /// Forgets the values that it remembers: those of calls that are forgotten themselves must answer no more.
+    pub fn forget_values(&mut self) {
+        self.dispatcher.forget_values();
+    }
+
     /// Whether it looks at which memoized calls are equal.
     pub const fn memoizes(&self) -> bool {
         self.dispatcher.memoizes()
