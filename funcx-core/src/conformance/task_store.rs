@@ -48,6 +48,7 @@ pub async fn suite(store: Arc<dyn TaskStore>) {
     a_commit_whose_future_is_dropped_still_happens(scene(15)).await;
     long_and_empty_payloads_come_back(scene(16)).await;
     each_owner_and_priority_has_a_queue(scene(17)).await;
+    what_ended_in_a_group_comes_in_the_order_of_its_times(scene(18)).await;
     memo::suite(scene).await;
     life::suite(scene).await;
 }
@@ -562,11 +563,42 @@ async fn long_and_empty_payloads_come_back(scene: Scene<'_>) {
     let pending = pending.await.expect("pending");
     assert!(pending.iter().map(|task| &task.payload).eq(&payloads), "payloads of pending tasks");
     scene.commit([Write::Finish(outcomes.clone())]).await;
-    for (number, (payload, outcome)) in (1..).zip(payloads.into_iter().zip(outcomes)) {
-        let record = scene.record(number).await;
-        assert_eq!(record.payload, payload);
-        assert_eq!(record.outcome, Some(outcome));
+    for (number, outcome) in (1..).zip(outcomes) {
+        assert_eq!(scene.record(number).await.outcome, Some(outcome));
     }
+}
+
+async fn what_ended_in_a_group_comes_in_the_order_of_its_times(scene: Scene<'_>) {
+    let at = |number, nanos| OutcomeRecord {
+        completed: Timestamp::from_nanos(nanos),
+        ..outcome(scene.task(number), "value")
+    };
+    let ended = async |after, through, limit| {
+        let (after, through) = (Timestamp::from_nanos(after), Timestamp::from_nanos(through));
+        let (ids, through) = scene.store.ended(scene.group(), after, through, limit).await.expect("ended");
+        let number = |id: &TaskId| (id.as_u128() - scene.task(0).as_u128()) as u64;
+        (ids.iter().map(number).collect::<Vec<u64>>(), through.as_nanos())
+    };
+    assert_eq!(ended(0, 2_000, 10).await, (vec![], 2_000));
+    let known = scene.submission(20, 2);
+    let other = Submission { group: TaskGroupId::from_u128(scene.base + 9), ..scene.submission(30, 1) };
+    scene
+        .commit([
+            Write::Submit(scene.submission(1, 5)),
+            Write::Submit(scene.submission(6, 1)),
+            Write::Submit(other),
+            Write::Answer(known, vec![at(20, 1_004), at(21, 1_005)]),
+        ])
+        .await;
+    scene.commit([Write::Finish(vec![at(3, 1_001), at(6, 1_006)]), Write::Finish(vec![at(1, 1_007)])]).await;
+    scene.commit([Write::Finish(vec![at(5, 1_002), at(30, 1_003), at(3, 1_009)])]).await;
+    assert_eq!(ended(0, 2_000, 10).await, (vec![3, 5, 20, 21, 6, 1], 2_000));
+    assert_eq!(ended(1_001, 1_006, 4).await, (vec![5, 20, 21, 6], 1_006));
+    assert_eq!(ended(1_001, 1_006, 3).await, (vec![5, 20, 21], 1_005));
+    scene.commit([Write::Forget(vec![scene.task(5), scene.task(6)])]).await;
+    assert_eq!(ended(0, 2_000, 10).await, (vec![3, 20, 21, 1], 2_000));
+    scene.commit([Write::Forget([1, 3, 20, 21].map(|number| scene.task(number)).into())]).await;
+    assert_eq!(ended(0, 2_000, 10).await, (vec![], 2_000));
 }
 
 async fn each_owner_and_priority_has_a_queue(scene: Scene<'_>) {

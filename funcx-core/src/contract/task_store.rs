@@ -65,6 +65,19 @@ pub trait TaskStore: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>>;
 
+    /// The tasks of a group that ended after one time and up to another, those first that ended first, at most `limit`.
+    ///
+    /// **Shape.** The second value is the time up to which these are all: `through`, or where to go on for more. Outcomes with
+    /// the same time can be told apart only if all of them fit.
+    /// **Cost.** One question looks at all that ended in the group, but only at when; so ask for many.
+    fn ended(
+        &self,
+        group: TaskGroupId,
+        after: Timestamp,
+        through: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<(Vec<TaskId>, Timestamp)>>;
+
     /// Values that tasks have returned which were remembered under these keys.
     ///
     /// **Shape.** One entry per key, in the same order; `None` if nothing was remembered, or its task is forgotten.
@@ -275,7 +288,7 @@ pub struct TaskRecord {
     pub accepted: Timestamp,
     /// Its sequence number at the endpoint.
     pub sequence: u64,
-    /// Its arguments.
+    /// Its arguments; they may be missing once it has an outcome, because nobody runs it any more.
     pub payload: Bytes,
     /// Number of its attempt, from 1.
     pub attempt: u32,

@@ -1,22 +1,18 @@
 //! The outcomes of a task group as they come.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use funcx_core::Result;
-use funcx_core::contract::{Action, Principal, TaskQuery, TaskRecord};
-use funcx_core::model::{TaskGroupId, TaskId, Timestamp, limit};
+use funcx_core::contract::{Action, Principal, TaskRecord};
+use funcx_core::model::{TaskGroupId, TaskId, Timestamp};
 
 use super::publish::{Room, Subscription, Told};
 use super::tasks::READ_TASKS;
 use super::{Answer, Service};
 
-/// Outcomes whose order is kept in mind while the store is searched. A group with more of them is searched again for
-/// the next ones.
-const SORTED_OUTCOMES: usize = 65_536;
+/// Outcomes that one search of the store finds. A group with more of them is searched again for the next ones.
+const FOUND_OUTCOMES: usize = 65_536;
 /// What a [`Follower`] tells.
 #[derive(Debug, Clone)]
 pub enum FollowEvent {
@@ -50,8 +46,8 @@ pub struct Follower {
 enum Phase {
     /// What is in the store has to be searched.
     Searching,
-    /// It was searched. If there was `more` than could be kept, it is searched again.
-    Found { more: bool },
+    /// It was searched up to this time. If there is more than could be kept, it is searched again.
+    Found(Timestamp),
     /// Told by the publisher.
     Live,
 }
@@ -106,13 +102,13 @@ impl Follower {
             }
             match self.phase {
                 Phase::Searching => {
-                    let (ids, more) = self.search().await?;
-                    (self.ids, self.phase) = (ids, Phase::Found { more });
+                    let (ids, through) = self.search().await?;
+                    (self.ids, self.phase) = (ids, Phase::Found(through));
                 }
-                Phase::Found { more: true } => self.phase = Phase::Searching,
-                Phase::Found { more: false } => {
-                    self.cursor = self.cursor.max(Timestamp::from_nanos(self.subscription.from));
-                    self.phase = Phase::Live;
+                Phase::Found(through) => {
+                    self.cursor = self.cursor.max(through);
+                    let is_all = through.as_nanos() >= self.subscription.from;
+                    self.phase = if is_all { Phase::Live } else { Phase::Searching };
                 }
                 Phase::Live => {
                     let told = tokio::select! {
@@ -121,7 +117,7 @@ impl Follower {
                     };
                     match told {
                         Some(Told::Record(record)) => {
-                            self.records.extend(self.is_new(&record).map(|_| record));
+                            self.records.extend(self.is_new(&record).then_some(record));
                         }
                         Some(Told::Id(id)) => self.gather_page(id),
                         None => {
@@ -153,7 +149,7 @@ impl Follower {
         let is_live = matches!(self.phase, Phase::Live);
         for mut record in read.into_iter().flatten() {
             // An outcome of a commit that failed may have been seen and be gone; the one that stays is told later.
-            if record.outcome.is_some() && (!is_live || self.is_new(&record).is_some()) {
+            if !is_live && self.is_own(&record) && record.outcome.is_some() || self.is_new(&record) {
                 record.payload = Bytes::new();
                 self.records.push_back(Arc::new(record));
             }
@@ -168,37 +164,21 @@ impl Follower {
         Some(FollowEvent::Outcome(record))
     }
 
-    /// When this task ended, if that is to be told.
-    fn is_new(&self, record: &TaskRecord) -> Option<Timestamp> {
-        let at = record.outcome.as_ref()?.completed;
-        let is_owner = || self.service.check_task(&self.principal, Action::Read, record).is_ok();
-        (at > self.cursor && is_owner()).then_some(at)
+    /// Whether this task has ended, and that is to be told.
+    fn is_new(&self, record: &TaskRecord) -> bool {
+        let ended = record.outcome.as_ref().map(|outcome| outcome.completed);
+        ended.is_some_and(|at| at > self.cursor) && self.is_own(record)
     }
 
-    /// The next outcomes in the store in order, and whether there are more. Later ones than the subscription come through
-    /// it.
-    async fn search(&self) -> Result<(VecDeque<TaskId>, bool)> {
+    fn is_own(&self, record: &TaskRecord) -> bool {
+        self.service.check_task(&self.principal, Action::Read, record).is_ok()
+    }
+
+    /// The next outcomes in the store in order, and the time up to which these are all. Later ones than the subscription come
+    /// through it.
+    async fn search(&self) -> Result<(VecDeque<TaskId>, Timestamp)> {
         let through = Timestamp::from_nanos(self.subscription.from);
-        let mut found: BTreeSet<(Timestamp, TaskId)> = BTreeSet::new();
-        let (mut more, mut page) = (false, None);
-        loop {
-            let query = TaskQuery::Group(self.group);
-            let (ids, next) = self.service.store.task_ids(query, page, limit::MAX_PAGE_TASKS).await?;
-            for part in ids.chunks(READ_TASKS) {
-                for record in self.service.store.tasks(part).await?.into_iter().flatten() {
-                    if let Some(at) = self.is_new(&record).filter(|at| *at <= through) {
-                        found.insert((at, record.id));
-                    }
-                    if found.len() > SORTED_OUTCOMES {
-                        found.pop_last();
-                        more = true;
-                    }
-                }
-            }
-            page = next;
-            if page.is_none() {
-                return Ok((found.into_iter().map(|(_, id)| id).collect(), more));
-            }
-        }
+        let found = self.service.store.ended(self.group, self.cursor, through, FOUND_OUTCOMES).await?;
+        Ok((found.0.into(), found.1))
     }
 }

@@ -38,8 +38,8 @@ pub(super) struct Changes<'a> {
     /// Tasks that these changes accept, and those that they end.
     fresh: Vec<(TaskId, Placed)>,
     ended: Vec<TaskId>,
-    /// By chunk, how many of its tasks have ended, and when the last of them did.
-    shrunk: HashMap<u64, (u32, Timestamp)>,
+    /// By chunk, which of its tasks have ended, and when.
+    runs: HashMap<u64, Vec<(u32, Timestamp)>>,
     numbers: Numbers,
     bytes: usize,
 }
@@ -66,7 +66,7 @@ impl<'a> Changes<'a> {
             placed,
             fresh: Vec::new(),
             ended: Vec::new(),
-            shrunk: HashMap::new(),
+            runs: HashMap::new(),
             numbers,
             bytes: 0,
         }
@@ -107,8 +107,14 @@ impl<'a> Changes<'a> {
 
     /// Adds what follows from all writes together; none may be added after it.
     pub(super) fn conclude(&mut self) -> Result<(), Failure> {
-        for (chunk, (tasks, last)) in std::mem::take(&mut self.shrunk) {
-            self.shrink(chunk, tasks, last)?;
+        for (number, ended) in std::mem::take(&mut self.runs) {
+            // Its tasks may have been forgotten at once.
+            let Some(chunk) = self.find(Table::Chunks, &key::chunk(number))? else { continue };
+            let group = Chunk::decode(chunk)?.group;
+            let last = ended.iter().map(|(_, at)| *at).max().unwrap_or_default();
+            let first = ended.first().map_or(0, |(index, _)| *index);
+            self.put(Table::Lists, &key::run(group, number, last, first), record::encode_run(&ended));
+            self.shrink(number, ended.len() as u32, last)?;
         }
         Ok(())
     }
@@ -194,7 +200,7 @@ impl<'a> Changes<'a> {
                 let is_timeless = times.is_empty();
                 self.fresh.push((*task, Placed { stored, bytes: is_timeless.then_some(bytes) }));
                 self.put(Table::Tasks, &key::task(*task), stored.encode());
-                self.put(Table::Arguments, &key::arguments(place), payload.clone());
+                self.put(Table::Arguments, &key::place(place), payload.clone());
                 self.put(Table::Pending, &key::pending(queue, sequence), waiting.encode());
                 for (at, reason) in &times {
                     let due = StoredDue { queue, sequence, reason: *reason };
@@ -209,17 +215,18 @@ impl<'a> Changes<'a> {
     /// Tasks that are added with their outcomes, and so never wait.
     fn answer(&mut self, submission: &Submission, outcomes: &[OutcomeRecord]) -> Result<(), Failure> {
         let hash = self.share_spec(&submission.spec)?;
+        self.reserve([Table::Tasks, Table::Outcomes], submission.tasks.len());
         let tasks = submission.tasks.chunks(CHUNK_TASKS);
         for (tasks, outcomes) in tasks.zip(outcomes.chunks(CHUNK_TASKS)) {
             let chunk = self.add_chunk(submission, hash, tasks);
-            let ended = outcomes.iter().map(|outcome| outcome.completed).max().unwrap_or(submission.accepted);
-            self.put(Table::Times, &key::ended(ended, chunk), Bytes::new());
-            for (index, ((task, payload), outcome)) in (0..).zip(tasks.iter().zip(outcomes)) {
+            let ended = (0..).zip(outcomes).map(|(index, outcome)| (index, outcome.completed));
+            self.runs.insert(chunk, ended.collect());
+            // Nobody will run them, so nobody will ask for their arguments.
+            for (index, ((task, _), outcome)) in (0..).zip(tasks.iter().zip(outcomes)) {
                 let place = Place { chunk, index };
                 let stored = StoredTask { place, queue: NO_QUEUE, sequence: 0 };
                 self.put(Table::Tasks, &key::task(*task), stored.encode());
-                self.put(Table::Arguments, &key::arguments(place), payload.clone());
-                self.put(Table::Outcomes, &key::task(*task), record::encode_outcome(outcome));
+                self.put(Table::Outcomes, &key::place(place), record::encode_outcome(outcome));
             }
         }
         Ok(())
@@ -245,10 +252,9 @@ impl<'a> Changes<'a> {
 
     /// A task that has been forgotten meanwhile leaves no trace.
     fn remember(&mut self, memo: MemoKey, task: TaskId) -> Result<(), Failure> {
-        if !self.contains(Table::Tasks, &key::task(task))? {
-            return Ok(());
-        }
-        self.put(Table::Memo, &key::memo(memo), task.uuid().as_bytes().to_vec().into());
+        let Some(stored) = self.find(Table::Tasks, &key::task(task))? else { return Ok(()) };
+        let place = StoredTask::decode(stored)?.place;
+        self.put(Table::Memo, &key::memo(memo), record::encode_memo(task, place));
         self.put(Table::Memo, &key::remembered(task), memo.0.to_vec().into());
         Ok(())
     }
@@ -260,7 +266,8 @@ impl<'a> Changes<'a> {
         let memo = memo[..].try_into().map_err(|_| record::damaged("remembered value"))?;
         let memo = key::memo(MemoKey(memo));
         // A later task may have taken its place.
-        if self.find(Table::Memo, &memo)?.is_some_and(|other| other[..] == task.uuid().as_bytes()[..]) {
+        let kept = self.find(Table::Memo, &memo)?.map(record::decode_memo).transpose()?;
+        if kept.is_some_and(|(other, _)| other == task) {
             self.remove(Table::Memo, &memo);
         }
         Ok(())
@@ -297,7 +304,7 @@ impl<'a> Changes<'a> {
         for at in waiting.times.into_iter().flatten() {
             self.remove(Table::Times, &key::due(at, task));
         }
-        self.put(Table::Outcomes, &key::task(task), record::encode_outcome(record));
+        self.put(Table::Outcomes, &key::place(place), record::encode_outcome(record));
         let known = self.known;
         if let Some(queue) = match self.queues.entry(queue) {
             Entry::Occupied(changed) => Some(changed.into_mut()),
@@ -307,8 +314,7 @@ impl<'a> Changes<'a> {
             queue.backlog.bytes = queue.backlog.bytes.saturating_sub(waiting.bytes.into());
         }
         self.ended.push(task);
-        let (tasks, last) = self.shrunk.entry(place.chunk).or_default();
-        (*tasks, *last) = (*tasks + 1, record.completed.max(*last));
+        self.runs.entry(place.chunk).or_default().push((place.index, record.completed));
         Ok(())
     }
 
@@ -409,10 +415,12 @@ impl<'a> Changes<'a> {
             }
             let place = StoredTask::decode(stored)?.place;
             self.unremember(task)?;
-            for table in [Table::Tasks, Table::Outcomes, Table::Events] {
+            for table in [Table::Tasks, Table::Events] {
                 self.remove(table, &key::task(task));
             }
-            self.remove(Table::Arguments, &key::arguments(place));
+            for table in [Table::Arguments, Table::Outcomes] {
+                self.remove(table, &key::place(place));
+            }
             holes.entry(place.chunk).or_default().push(place.index);
         }
         for (number, places) in holes {
@@ -427,6 +435,10 @@ impl<'a> Changes<'a> {
             self.remove(Table::Chunks, &key::chunk(number));
             for list in [key::owner_list(owner), key::group_list(group)] {
                 self.remove(Table::Lists, &key::listed(list, accepted, number));
+            }
+            for run in self.tables.keyspace(Table::Lists).prefix(key::chunk_runs(group, number)) {
+                let run = run.key().map_err(|error| Failure::read(&error))?;
+                self.remove(Table::Lists, &run);
             }
         }
         Ok(())

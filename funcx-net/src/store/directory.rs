@@ -12,7 +12,7 @@ use funcx_core::model::{Error, ErrorKind, Result};
 use super::failure::Failure;
 
 /// Version of the layout of tables and records that this code writes and reads.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const OPERATION: &str = "open store";
 const LOCK_FILE: &str = "lock";
 const VERSION_FILE: &str = "version";
@@ -173,9 +173,9 @@ mod tests {
     #[test]
     fn only_our_version_is_read() {
         let check = |text: &str| refuse_other(Path::new("/store"), text).map_err(|error| error.kind());
-        assert_eq!(check("funcx-store 2\n"), Ok(()));
-        assert_eq!(check("funcx-store 1\n"), Err(ErrorKind::Unsupported));
-        assert_eq!(check("funcx-store 3\n"), Err(ErrorKind::Unsupported));
+        assert_eq!(check("funcx-store 3\n"), Ok(()));
+        assert_eq!(check("funcx-store 2\n"), Err(ErrorKind::Unsupported));
+        assert_eq!(check("funcx-store 4\n"), Err(ErrorKind::Unsupported));
         assert_eq!(check("funcx-store x\n"), Err(ErrorKind::InvalidInput));
         assert_eq!(check(""), Err(ErrorKind::InvalidInput));
     }

@@ -36,7 +36,7 @@ use funcx_core::contract::{
 };
 use funcx_core::memo::MemoKey;
 use funcx_core::model::{
-    EndpointId, Error, ErrorKind, FunctionId, IdentityId, Result, TaskEvent, TaskId, Timestamp,
+    EndpointId, Error, ErrorKind, FunctionId, IdentityId, Result, TaskEvent, TaskGroupId, TaskId, Timestamp,
 };
 use futures::future::{BoxFuture, FutureExt, ready};
 
@@ -163,6 +163,16 @@ impl TaskStore for EmbeddedStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
         self.long(move |view| view.task_ids(query, after.as_ref(), limit)).boxed()
+    }
+
+    fn ended(
+        &self,
+        group: TaskGroupId,
+        after: Timestamp,
+        through: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<(Vec<TaskId>, Timestamp)>> {
+        self.long(move |view| view.ended(group, after, through, limit)).boxed()
     }
 
     fn remembered<'a>(

@@ -1,7 +1,7 @@
 //! How questions are answered from one snapshot.
 
 use std::{
-    collections::{HashMap, hash_map},
+    collections::{BinaryHeap, HashMap, hash_map},
     ops::Bound,
     sync::Arc,
 };
@@ -15,7 +15,7 @@ use funcx_core::contract::{
 use funcx_core::memo::MemoKey;
 use funcx_core::model::{
     EndpointId, Error, ErrorKind, Function, FunctionHash, FunctionId, IdentityId, OutcomeKind, Result,
-    TaskEvent, TaskId, TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
+    TaskEvent, TaskGroupId, TaskId, TaskSpec, Timestamp, TraceContext, limit::MAX_PAGE_TASKS,
 };
 use parking_lot::Mutex;
 
@@ -135,10 +135,9 @@ impl View {
     }
 
     fn value(&self, memo: MemoKey) -> Result<Option<Bytes>> {
-        let Some(task) = self.find(Table::Memo, &key::memo(memo))? else { return Ok(None) };
-        let task = task[..].try_into().map_err(|_| record::damaged("remembered value"))?;
-        let task = TaskId::from_u128(u128::from_be_bytes(task));
-        let Some(outcome) = self.find(Table::Outcomes, &key::task(task))? else { return Ok(None) };
+        let Some(remembered) = self.find(Table::Memo, &key::memo(memo))? else { return Ok(None) };
+        let (task, place) = record::decode_memo(remembered)?;
+        let Some(outcome) = self.find(Table::Outcomes, &key::place(place))? else { return Ok(None) };
         let OutcomeRecord { outcome, .. } = record::decode_outcome(task, outcome)?;
         Ok((outcome.kind == OutcomeKind::Returned).then_some(outcome.payload))
     }
@@ -147,14 +146,14 @@ impl View {
         let Some(stored) = self.find(Table::Tasks, &key::task(id))? else { return Ok(None) };
         let StoredTask { place, queue, sequence } = StoredTask::decode(stored)?;
         let chunk = self.chunk(place.chunk, page)?;
-        let outcome = self.find(Table::Outcomes, &key::task(id))?;
+        let outcome = self.find(Table::Outcomes, &key::place(place))?;
         let outcome = outcome.map(|outcome| record::decode_outcome(id, outcome)).transpose()?;
-        let attempt = match &outcome {
-            Some(outcome) => outcome.outcome.attempt,
+        let (attempt, payload) = match &outcome {
+            Some(outcome) => (outcome.outcome.attempt, Bytes::new()),
             None => {
                 let waiting = self.find(Table::Pending, &key::pending(queue, sequence))?;
                 let waiting = waiting.ok_or_else(|| record::damaged("queued task"))?;
-                StoredPending::decode(waiting)?.attempt
+                (StoredPending::decode(waiting)?.attempt, self.arguments(place)?)
             }
         };
         Ok(Some(TaskRecord {
@@ -165,7 +164,7 @@ impl View {
             spec: self.spec(&chunk, page)?,
             accepted: chunk.accepted,
             sequence,
-            payload: self.arguments(place)?,
+            payload,
             attempt,
             outcome,
         }))
@@ -290,6 +289,45 @@ impl View {
         Ok((ids, None))
     }
 
+    pub(super) fn ended(
+        &self,
+        group: TaskGroupId,
+        after: Timestamp,
+        through: Timestamp,
+        limit: usize,
+    ) -> Result<(Vec<TaskId>, Timestamp)> {
+        // Those that ended first; the last of them gives way.
+        let mut first: BinaryHeap<(Timestamp, u64, u32)> = BinaryHeap::new();
+        let mut found_through = through;
+        for entry in self.snapshot.prefix(self.keyspace(Table::Lists), key::group_runs(group)) {
+            let (name, run) = entry.into_inner().map_err(failed)?;
+            let chunk = name.get(17..).and_then(<[u8]>::first_chunk);
+            let chunk = u64::from_be_bytes(*chunk.ok_or_else(|| record::damaged("ends of tasks"))?);
+            let new = record::decode_run(&run)?.filter(|(_, at)| *at > after && *at <= through);
+            for (index, at) in new {
+                first.push((at, chunk, index));
+                if first.len() > limit {
+                    first.pop();
+                    found_through = first.peek().map_or(after, |(last, ..)| *last);
+                }
+            }
+        }
+        Ok((self.ids(first.into_vec())?, found_through))
+    }
+
+    /// The tasks at these places that have not been forgotten, in the order of time.
+    fn ids(&self, mut ended: Vec<(Timestamp, u64, u32)>) -> Result<Vec<TaskId>> {
+        ended.sort_unstable_by_key(|(_, chunk, index)| (*chunk, *index));
+        let mut ids = Vec::with_capacity(ended.len());
+        for places in ended.chunk_by(|(_, one, _), (_, other, _)| one == other) {
+            let chunk = self.read_chunk(places[0].1)?;
+            let known = places.iter().filter_map(|(at, _, index)| Some((*at, chunk.id(*index)?)));
+            ids.extend(known);
+        }
+        ids.sort_unstable();
+        Ok(ids.into_iter().map(|(_, id)| id).collect())
+    }
+
     fn chunk(&self, number: u64, page: &mut Page) -> Result<Arc<Chunk>> {
         match page.chunks.entry(number) {
             hash_map::Entry::Occupied(known) => Ok(Arc::clone(known.get())),
@@ -329,7 +367,7 @@ impl View {
     }
 
     fn arguments(&self, place: Place) -> Result<Bytes> {
-        let stored = self.find(Table::Arguments, &key::arguments(place))?;
+        let stored = self.find(Table::Arguments, &key::place(place))?;
         let stored = stored.ok_or_else(|| record::damaged("arguments"))?;
         // Queued tasks live long, and a short slice would keep the whole block that it was read from in memory.
         Ok(if stored.len() < COPIED_BYTES { Bytes::copy_from_slice(&stored) } else { stored })

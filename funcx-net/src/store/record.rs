@@ -359,9 +359,17 @@ impl Chunk {
 
     /// Its tasks, in order; `None` in the place of one that was forgotten.
     pub(super) fn ids(&self) -> impl ExactSizeIterator<Item = Option<TaskId>> {
-        let ids = self.ids.as_chunks().0.iter();
-        ids.map(|id| (*id != NO_TASK).then(|| TaskId::from_u128(u128::from_be_bytes(*id))))
+        self.ids.as_chunks().0.iter().map(known_id)
     }
+
+    /// The task at this place, unless it was forgotten.
+    pub(super) fn id(&self, index: u32) -> Option<TaskId> {
+        self.ids.as_chunks().0.get(index as usize).and_then(known_id)
+    }
+}
+
+fn known_id(id: &[u8; 16]) -> Option<TaskId> {
+    (*id != NO_TASK).then(|| TaskId::from_u128(u128::from_be_bytes(*id)))
 }
 
 impl StoredTask {
@@ -482,6 +490,43 @@ impl Numbers {
     }
 }
 
+/// Tasks of a chunk that have ended: the place of each, and when.
+pub(super) fn encode_run(ended: &[(u32, Timestamp)]) -> Bytes {
+    let mut bytes = Vec::with_capacity(1 + 12 * ended.len());
+    bytes.put_u8(VERSION);
+    for (index, at) in ended {
+        bytes.put_u32(*index);
+        bytes.put_u64(at.as_nanos());
+    }
+    bytes.into()
+}
+
+pub(super) fn decode_run(bytes: &[u8]) -> Result<impl Iterator<Item = (u32, Timestamp)>> {
+    let (entries, rest) = bytes.get(1..).unwrap_or_default().as_chunks::<12>();
+    if bytes.first() != Some(&VERSION) || !rest.is_empty() {
+        return Err(damaged("ends of tasks"));
+    }
+    Ok(entries.iter().map(|entry| {
+        let [a, b, c, d, at @ ..] = *entry;
+        (u32::from_be_bytes([a, b, c, d]), Timestamp::from_nanos(u64::from_be_bytes(at)))
+    }))
+}
+
+/// The task whose value answers equal calls, and where it is.
+pub(super) fn encode_memo(task: TaskId, place: Place) -> Bytes {
+    let mut bytes = Vec::with_capacity(28);
+    bytes.put_u128(task.as_u128());
+    bytes.put_u64(place.chunk);
+    bytes.put_u32(place.index);
+    bytes.into()
+}
+
+pub(super) fn decode_memo(bytes: Bytes) -> Result<(TaskId, Place)> {
+    let mut fields = Fields { record: "remembered value", bytes };
+    let task = TaskId::from_u128(fields.u128()?);
+    Ok((task, Place { chunk: fields.u64()?, index: fields.u32()? }))
+}
+
 /// How many tasks of a chunk have no outcome.
 pub(super) fn encode_left(left: u32) -> Bytes {
     Bytes::copy_from_slice(&left.to_be_bytes())
@@ -548,8 +593,10 @@ pub(super) fn encode_outcome(record: &OutcomeRecord) -> Bytes {
         OutcomeKind::Lost => 4,
     });
     bytes.put_u64(completed.as_nanos());
-    // Their number stands in front of them: a later program may know more hops.
+    // Their number stands in front of them: a later program may know more hops, and a call that was answered passed few.
     let stamps = outcome.stamps.to_nanos();
+    let passed = stamps.iter().rposition(|stamp| *stamp != 0).map_or(0, |last| last + 1);
+    let stamps = &stamps[..passed];
     bytes.put_u8(stamps.len() as u8);
     stamps.iter().for_each(|stamp| bytes.put_u64(*stamp));
     put_part(&mut bytes, &outcome.stdout);
@@ -706,12 +753,14 @@ mod tests {
 
     #[test]
     fn stamps_of_hops_that_a_newer_program_added_are_passed_over() {
-        let mut bytes = encode_outcome(&outcome()).to_vec();
+        let mut whole = outcome();
+        whole.outcome.stamps = HopStamps::from_nanos([7; Hop::ALL.len()]);
+        let mut bytes = encode_outcome(&whole).to_vec();
         let count = 1 + 4 + 1 + 8;
         bytes[count] += 1;
         let at = count + 1 + 8 * Hop::ALL.len();
         bytes.splice(at..at, [0; 8]);
-        assert_eq!(decode_outcome(TaskId::from_u128(5), bytes.into()).unwrap(), outcome());
+        assert_eq!(decode_outcome(TaskId::from_u128(5), bytes.into()).unwrap(), whole);
     }
 
     #[test]

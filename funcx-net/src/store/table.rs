@@ -10,20 +10,22 @@
 //! | | `s` hash | what the tasks of a submission share |
 //! | `chunks` | number | up to [`CHUNK_TASKS`] ids of a submission, in order, and what they have in common |
 //! | `lists` | `o` owner or `g` group, time, chunk | nothing: whose chunks these are, oldest first |
+//! | | `r` group, chunk, time, place | when some of its tasks ended, up to this time; the first of them has this place |
 //! | `tasks` | task | its chunk and place in it, and where it is queued |
 //! | `arguments` | chunk, place in it | what the task was called with |
 //! | `pending` | queue, sequence number | the task; removed when it has an outcome |
-//! | `outcomes` | task | how it ended |
+//! | `outcomes` | chunk, place in it | how it ended |
 //! | `events` | task | what happened to it before |
-//! | `memo` | `k` memo key | the task whose value answers equal calls |
+//! | `memo` | `k` memo key | the task whose value answers equal calls, and its place |
 //! | | `t` task | the memo key under which that is kept |
 //! | `times` | `d` time, task | where it is queued: it has to end by then |
 //! | | `l` chunk | how many of its tasks have no outcome; not for chunks of one task |
 //! | | `e` time, chunk | nothing: when the last of its tasks ended |
 //!
 //! Numbers in keys are big-endian, so that the order of keys is the order of numbers. What many records would
-//! repeat lies in `shared` under its hash, once: a task costs three short writes, a submission a few more. Arguments
-//! lie in the order in which tasks were accepted, which is the order in which a queue is read. Queues have numbers because
+//! repeat lies in `shared` under its hash, once: a task costs three short writes, a submission a few more. Arguments and
+//! outcomes lie in the order in which tasks were accepted, which is the order in which a queue is read, and about that in
+//! which outcomes come and are asked for. Queues have numbers because
 //! their names would be longer than all the rest of a queued task.
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
@@ -97,7 +99,10 @@ impl Table {
 
     fn options(self) -> KeyspaceCreateOptions {
         let mut options = KeyspaceCreateOptions::default();
-        if matches!(self, Self::Chunks | Self::Lists | Self::Arguments | Self::Pending | Self::Times) {
+        if matches!(
+            self,
+            Self::Chunks | Self::Lists | Self::Arguments | Self::Pending | Self::Outcomes | Self::Times
+        ) {
             options = options.max_memtable_size(ORDERED_MEMTABLE_BYTES);
         }
         match self {
@@ -194,7 +199,8 @@ pub(super) mod key {
         number.to_be_bytes()
     }
 
-    pub(in super::super) fn arguments(place: Place) -> [u8; 12] {
+    /// Of the arguments and the outcome of a task.
+    pub(in super::super) fn place(place: Place) -> [u8; 12] {
         join([&place.chunk.to_be_bytes(), &place.index.to_be_bytes()])
     }
 
@@ -209,6 +215,18 @@ pub(super) mod key {
     /// An entry of the list that starts with `list`.
     pub(in super::super) fn listed(list: [u8; 17], accepted: Timestamp, chunk: u64) -> [u8; 33] {
         join([&list, &accepted.as_nanos().to_be_bytes(), &chunk.to_be_bytes()])
+    }
+
+    pub(in super::super) fn group_runs(group: TaskGroupId) -> [u8; 17] {
+        join([b"r", group.uuid().as_bytes()])
+    }
+
+    pub(in super::super) fn chunk_runs(group: TaskGroupId, chunk: u64) -> [u8; 25] {
+        join([&group_runs(group), &chunk.to_be_bytes()])
+    }
+
+    pub(in super::super) fn run(group: TaskGroupId, chunk: u64, last: Timestamp, index: u32) -> [u8; 37] {
+        join([&chunk_runs(group, chunk), &last.as_nanos().to_be_bytes(), &index.to_be_bytes()])
     }
 
     pub(in super::super) fn task(id: TaskId) -> [u8; 16] {

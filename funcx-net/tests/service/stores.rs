@@ -9,7 +9,7 @@ use funcx_core::contract::{
     TaskStore, Write,
 };
 use funcx_core::memo::MemoKey;
-use funcx_core::model::{EndpointId, FunctionId, IdentityId, TaskEvent, TaskId, Timestamp};
+use funcx_core::model::{EndpointId, FunctionId, IdentityId, TaskEvent, TaskGroupId, TaskId, Timestamp};
 use funcx_core::{Error, ErrorKind, Result};
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{Notify, Semaphore};
@@ -98,6 +98,16 @@ impl TaskStore for Gated {
         limit: usize,
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
         self.inner.task_ids(query, after, limit)
+    }
+
+    fn ended(
+        &self,
+        group: TaskGroupId,
+        after: Timestamp,
+        through: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<(Vec<TaskId>, Timestamp)>> {
+        self.inner.ended(group, after, through, limit)
     }
 
     fn remembered<'a>(

@@ -76,15 +76,15 @@ fn a_second_process_is_told_that_the_store_is_open() {
 fn a_store_of_another_version_is_refused_with_both_versions_and_the_way_out() {
     let parent = tempfile::tempdir().unwrap();
     drop(EmbeddedStore::open(parent.path()).unwrap());
-    for (version, way_out) in [(7, "newer program"), (1, "new directory")] {
+    for (version, way_out) in [(7, "newer program"), (2, "new directory")] {
         fs::write(parent.path().join("version"), format!("funcx-store {version}\n")).unwrap();
         let (kind, text) = refusal(parent.path());
         assert_eq!(kind, ErrorKind::Unsupported);
-        for part in [&*format!("version {version}"), "version 2", way_out] {
+        for part in [&*format!("version {version}"), "version 3", way_out] {
             assert!(text.contains(part), "{text}");
         }
     }
-    fs::write(parent.path().join("version"), "funcx-store 2\n").unwrap();
+    fs::write(parent.path().join("version"), "funcx-store 3\n").unwrap();
     EmbeddedStore::open(parent.path()).expect("nothing was changed by the refusals");
 }
 

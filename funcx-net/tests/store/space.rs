@@ -229,7 +229,9 @@ async fn audit(store: &EmbeddedStore, accepted: &BTreeSet<u64>, finished: &BTree
         for task in store.tasks(&[*first, first + 1, first + 2].map(task_id)).await.unwrap() {
             let task = task.unwrap();
             let number = task.id.as_u128() as u64;
-            assert_eq!(task.payload, payload(number, 3000), "{number}");
+            if task.outcome.is_none() {
+                assert_eq!(task.payload, payload(number, 3000), "{number}");
+            }
             ended.extend(task.outcome.map(|_| number));
         }
     }

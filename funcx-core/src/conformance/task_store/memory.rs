@@ -17,7 +17,7 @@ use crate::contract::{
 use crate::memo::MemoKey;
 use crate::model::{
     EndpointId, Error, ErrorKind, FunctionId, IdMap, IdentityId, OutcomeKind, Result, TaskEvent,
-    TaskEventKind, TaskId, Timestamp,
+    TaskEventKind, TaskGroupId, TaskId, Timestamp,
     limit::{MAX_PAGE_TASKS, MAX_TASK_EVENTS},
 };
 
@@ -373,6 +373,26 @@ impl TaskStore for MemoryStore {
     ) -> BoxFuture<'a, Result<(Vec<TaskId>, Option<TaskCursor>)>> {
         let after = after.as_ref().map(from_cursor).transpose();
         future::ready(after.map(|after| self.state.lock().task_ids(query, after, limit))).boxed()
+    }
+
+    fn ended(
+        &self,
+        group: TaskGroupId,
+        after: Timestamp,
+        through: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<(Vec<TaskId>, Timestamp)>> {
+        let state = self.state.lock();
+        let listed = state.lists.get(&TaskQuery::Group(group).into()).into_iter().flat_map(BTreeMap::values);
+        let ended = listed.filter_map(|id| {
+            let at = state.tasks.get(id)?.record.outcome.as_ref()?.completed;
+            (at > after && at <= through).then_some((at, *id))
+        });
+        let ended: BTreeSet<(Timestamp, TaskId)> = ended.collect();
+        let next = ended.iter().nth(limit);
+        let last = next.and_then(|next| ended.range(..next).next_back()).map(|(at, _)| *at);
+        let ids = ended.iter().map(|(_, id)| *id).take(limit).collect();
+        future::ready(Ok((ids, last.unwrap_or(through)))).boxed()
     }
 
     fn remembered<'a>(
