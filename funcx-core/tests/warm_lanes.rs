@@ -44,6 +44,18 @@ impl Site {
     fn submit(&mut self, environment: &str, owner: u128, count: usize, millis: u64) {
         let mut spec = TaskSpec::new(Arc::new(Function::python("f", "")), IdentityId::from_u128(owner));
         spec.shape.environment = Some(environment.to_owned());
+        self.submit_all(spec, count, millis);
+    }
+
+    /// Tasks that take so long.
+    fn submit_for(&mut self, environment: &str, walltime: Option<Duration>, count: usize, millis: u64) {
+        let mut spec = TaskSpec::new(Arc::new(Function::python("f", "")), IdentityId::from_u128(1));
+        spec.shape.environment = Some(environment.to_owned());
+        spec.shape.walltime = walltime;
+        self.submit_all(spec, count, millis);
+    }
+
+    fn submit_all(&mut self, spec: TaskSpec, count: usize, millis: u64) {
         let spec = Arc::new(spec);
         let tasks = (0..count)
             .map(|_| {
@@ -239,4 +251,40 @@ fn names_that_nobody_uses_any_more_make_room_for_others() {
         assert_eq!(given.len(), 1, "{ended}");
         site.end(peer, &given[0].2, 2000 + 1000 * ended as u64);
     }
+}
+
+/// A peer of one slot, warm for one environment, that is gone at the given time.
+fn ending(site: &mut Site, environment: &str, millis: u64) -> PeerId {
+    let peer = site.peer(1, 1, &[(environment, 1)]);
+    site.dispatcher.set_ends_at(peer, at(millis).tick);
+    peer
+}
+
+/// Takes minutes, where the peers that end stay for seconds.
+const LONG: Option<Duration> = Some(Duration::from_secs(600));
+
+#[test]
+fn a_long_task_finds_its_peer_however_many_end_too_soon() {
+    for environment in ["a", "b"] {
+        let mut site = Site::new();
+        (0..200).for_each(|_| _ = ending(&mut site, "a", 5_000));
+        // It has least of all that peers are ranked by.
+        let lasting = ending(&mut site, "a", 900_000);
+        (0..200).for_each(|_| _ = ending(&mut site, "a", 5_000));
+        site.submit_for(environment, LONG, 1, 0);
+        site.pass(100);
+        let given = site.given();
+        assert_eq!(given.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [lasting], "{environment}");
+    }
+}
+
+#[test]
+fn a_long_task_is_sent_ahead_to_the_peer_that_stays() {
+    let mut site = Site::new();
+    (0..200).for_each(|_| _ = ending(&mut site, "a", 5_000));
+    let lasting = ending(&mut site, "a", 900_000);
+    site.submit("a", 1, 201, 0);
+    assert_eq!(site.given().iter().map(|(.., tasks)| tasks.len()).sum::<usize>(), 201);
+    site.submit_for("a", LONG, 1, 1);
+    assert_eq!(site.given().iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [lasting]);
 }

@@ -9,6 +9,7 @@ mod fair_queue;
 mod flight;
 mod give;
 mod list;
+mod ranking;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -16,18 +16,15 @@
 //! How many slots of a type are idle is counted here, from what was given out: no message could tell it sooner.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::fair_queue::Head;
+use super::ranking::Ranking;
 use super::{Dispatcher, Entry, LaneId, Peer};
 use crate::contract::{Capacity, PeerId, PlacementPolicy, Room};
 use crate::model::{TaskId, Tick, limit};
-
-/// Peers that are looked at for one that a task can finish on before it ends.
-const LOOK_AHEAD: usize = 64;
 
 /// For each slot of a lane, tasks that may be given out before the one whose turn it is.
 const PASSED_PER_SLOT: u32 = 4;
@@ -51,10 +48,12 @@ pub(super) struct WarmLane {
     users: Vec<usize>,
     /// Whether a peer has ever told types apart. Until then tasks are given out in turn.
     pub(super) is_on: bool,
-    /// Peers with room for a type: most idle slots first, then most room to wait.
-    best: Vec<BTreeSet<(Reverse<Room>, PeerId)>>,
+    /// Peers with idle slots for a type: most of them first.
+    best: Vec<Ranking<Reverse<u32>>>,
+    /// Peers with room to wait for slots of a type, none of which is idle: most room first.
+    ahead: Vec<Ranking<Reverse<u32>>>,
     /// Peers with idle slots: most slots that no type has first, then most idle ones.
-    idle: BTreeSet<(Reverse<u32>, Reverse<u32>, PeerId)>,
+    idle: Ranking<(Reverse<u32>, Reverse<u32>)>,
     /// Slots that each type has or is about to have.
     expected: Vec<u32>,
     /// Tasks of each type at peers.
@@ -91,6 +90,7 @@ pub(super) struct PeerTypes {
     spare: u32,
     idle: u32,
     slots: u32,
+    ends_at: Tick,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -114,14 +114,15 @@ pub(super) struct TypedChoice {
 }
 
 impl WarmLane {
-    pub(super) const fn new(cold_after: Duration) -> Self {
+    pub(super) fn new(cold_after: Duration) -> Self {
         Self {
             cold_after,
             names: Vec::new(),
             users: Vec::new(),
             is_on: false,
             best: Vec::new(),
-            idle: BTreeSet::new(),
+            ahead: Vec::new(),
+            idle: Ranking::default(),
             expected: Vec::new(),
             leased: Vec::new(),
             slots: 0,
@@ -142,7 +143,8 @@ impl WarmLane {
         let index = usize::from(id);
         if index >= self.users.len() {
             self.users.resize(index + 1, 0);
-            self.best.resize_with(index + 1, BTreeSet::new);
+            self.best.resize_with(index + 1, Ranking::default);
+            self.ahead.resize_with(index + 1, Ranking::default);
             self.expected.resize(index + 1, 0);
             self.leased.resize(index + 1, 0);
             self.waiting.resize(index + 1, None);
@@ -209,9 +211,20 @@ impl WarmLane {
         if tasks <= 3 * served as usize { now + self.cold_after } else { due }
     }
 
+    /// The ranking of a type in which a peer with this room stands, and where there.
+    fn ranking(&mut self, id: TypeId, room: Room) -> Option<(&mut Ranking<Reverse<u32>>, Reverse<u32>)> {
+        let index = usize::from(id);
+        match (room.idle, room.prefetch) {
+            (0, 0) => None,
+            (0, ahead) => Some((&mut self.ahead[index], Reverse(ahead))),
+            (idle, _) => Some((&mut self.best[index], Reverse(idle))),
+        }
+    }
+
     /// Files a peer where it belongs now.
-    fn file(&mut self, peer: PeerId, types: &mut PeerTypes, capacity: Capacity, held: u32) {
+    fn file(&mut self, peer: PeerId, types: &mut PeerTypes, capacity: Capacity, held: u32, ends_at: Tick) {
         let room = Room::left(capacity, held);
+        let ended_at = std::mem::replace(&mut types.ends_at, ends_at);
         if !types.announced {
             // Its workers are all of one type.
             match types.types.iter_mut().find(|entry| entry.id == 0) {
@@ -235,10 +248,12 @@ impl WarmLane {
                     Room { idle: own.idle.min(room.idle), prefetch: own.prefetch.min(room.prefetch) }
                 }
             };
-            if entry.room != new {
-                self.best[index].remove(&(Reverse(entry.room), peer));
-                if !new.is_none() {
-                    self.best[index].insert((Reverse(new), peer));
+            if (entry.room, ended_at) != (new, ends_at) {
+                if let Some((ranking, rank)) = self.ranking(entry.id, entry.room) {
+                    ranking.remove(rank, peer, ended_at);
+                }
+                if let Some((ranking, rank)) = self.ranking(entry.id, new) {
+                    ranking.insert(rank, peer, ends_at);
                 }
                 entry.room = new;
             }
@@ -255,10 +270,10 @@ impl WarmLane {
             stays
         });
         let spare = capacity.slots.saturating_sub(taken).min(room.idle);
-        if (types.spare, types.idle) != (spare, room.idle) {
-            self.idle.remove(&(Reverse(types.spare), Reverse(types.idle), peer));
+        if (types.spare, types.idle, ended_at) != (spare, room.idle, ends_at) {
+            self.idle.remove((Reverse(types.spare), Reverse(types.idle)), peer, ended_at);
             if room.idle > 0 {
-                self.idle.insert((Reverse(spare), Reverse(room.idle), peer));
+                self.idle.insert((Reverse(spare), Reverse(room.idle)), peer, ends_at);
             }
             (types.spare, types.idle) = (spare, room.idle);
         }
@@ -347,19 +362,19 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Files a peer of a lane that tells types apart.
     pub(super) fn file_peer(&mut self, peer: PeerId) {
-        let Peer { lane, capacity, held, types, .. } = &mut self.peers[peer.0 as usize];
+        let Peer { lane, capacity, held, types, ends_at, .. } = &mut self.peers[peer.0 as usize];
         let Some(warm) = self.lanes[lane.0 as usize].warm.as_mut().filter(|warm| warm.is_on) else { return };
         let held = u32::try_from(held.len()).unwrap_or(u32::MAX);
-        warm.file(peer, types.get_or_insert_default(), *capacity, held);
+        warm.file(peer, types.get_or_insert_default(), *capacity, held, *ends_at);
     }
 
     /// A peer without tasks is about to be removed.
     pub(super) fn unfile_peer(&mut self, peer: PeerId) {
-        let Peer { lane, types, .. } = &mut self.peers[peer.0 as usize];
+        let Peer { lane, types, ends_at, .. } = &mut self.peers[peer.0 as usize];
         let (Some(warm), Some(types)) = (&mut self.lanes[lane.0 as usize].warm, types) else { return };
         types.announced = true;
         types.types.iter_mut().for_each(|entry| (entry.slots, entry.held) = (0, 0));
-        warm.file(peer, types, Capacity::default(), 0);
+        warm.file(peer, types, Capacity::default(), 0, *ends_at);
     }
 
     /// Which tasks of a lane that tells types apart go where next.
@@ -411,23 +426,20 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// Idle slots that are warm for a task.
     fn warm_place(&self, lane: LaneId, head: &Head) -> Option<TypedChoice> {
-        self.best_place(lane, head, |room| room.idle)
+        self.best_place(lane, head, &self.warm(lane).best[usize::from(head.of)])
     }
 
     /// Room to wait at a peer that is warm for a task.
     fn place_ahead(&self, lane: LaneId, head: &Head) -> Option<TypedChoice> {
-        self.best_place(lane, head, |room| room.prefetch)
+        self.best_place(lane, head, &self.warm(lane).ahead[usize::from(head.of)])
     }
 
-    /// The first of the peers that are warm for a task that has `places` for it, and that it can finish on.
-    fn best_place(&self, lane: LaneId, head: &Head, places: fn(Room) -> u32) -> Option<TypedChoice> {
-        let best = &self.warm(lane).best[usize::from(head.of)];
-        let fits = |(Reverse(room), peer): &&(Reverse<Room>, PeerId)| {
-            places(*room) > 0 && self.can_finish(head.key, *peer)
-        };
-        let (Reverse(room), peer) = best.iter().take(LOOK_AHEAD).find(fits)?;
-        let share = places(*room).min(self.part(lane, head.of, best.len()));
-        Some(TypedChoice { peer: *peer, of: head.of, share })
+    /// The best of the peers that are warm for a task and that it can finish on.
+    fn best_place(&self, lane: LaneId, head: &Head, ranking: &Ranking<Reverse<u32>>) -> Option<TypedChoice> {
+        let (Reverse(places), peer) = ranking.find(|peer| self.can_finish(head.key, peer))?;
+        let (warm, index) = (self.warm(lane), usize::from(head.of));
+        let peers = warm.best[index].len() + warm.ahead[index].len();
+        Some(TypedChoice { peer, of: head.of, share: places.min(self.part(lane, head.of, peers)) })
     }
 
     /// Slots that no type has, for a type that has fewer than its part.
@@ -489,10 +501,9 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
 
     /// The peer with most slots that no type has, of those with idle ones: how many of both, and which.
     fn idle_peer(&self, lane: LaneId, head: &Head) -> Option<(u32, u32, PeerId)> {
-        let mut idle = self.warm(lane).idle.iter().take(LOOK_AHEAD);
-        let (Reverse(spare), Reverse(idle), peer) =
-            idle.find(|(.., peer)| self.can_finish(head.key, *peer))?;
-        Some((*spare, *idle, *peer))
+        let ((Reverse(spare), Reverse(idle)), peer) =
+            self.warm(lane).idle.find(|peer| self.can_finish(head.key, peer))?;
+        Some((spare, idle, peer))
     }
 
     /// Part of the waiting tasks of a type for each of so many peers.
