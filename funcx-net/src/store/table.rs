@@ -138,6 +138,9 @@ impl Tables {
         let database = Database::builder(directory.database())
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)
+            // One does nothing but write tables out. While a single other one reorganises a table, the first would go round
+            // and round with what else there is to reorganise; a second takes that up, and mostly finds nothing to do.
+            .worker_threads(3)
             // The committer syncs each batch itself.
             .manual_journal_persist(true)
             .open()
