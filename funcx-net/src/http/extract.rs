@@ -1,6 +1,10 @@
 //! What handlers take out of requests: who asks, what for, and the body, with our own words for what is wrong.
 
-use std::{str::FromStr, sync::Arc};
+use std::{
+    hash::{BuildHasher, RandomState},
+    str::FromStr,
+    sync::Arc,
+};
 
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -10,8 +14,8 @@ use funcx_core::contract::{Credential, Principal};
 use funcx_core::model::{TraceContext, limit};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::error::{ApiError, Result};
 use super::operations::Requests;
@@ -32,12 +36,15 @@ pub(super) struct App {
     pub(super) service: Arc<Service>,
     pub(super) requests: Arc<Requests>,
     bodies: Arc<Semaphore>,
+    /// Nobody can make two bodies with the same hash who does not know it.
+    body_seed: u64,
 }
 
 impl App {
     pub(super) fn new(service: Arc<Service>) -> Self {
         let bodies = BODIES_BYTES.max(service.config().body_bytes).div_ceil(BODY_UNIT_BYTES);
-        Self { service, requests: Arc::default(), bodies: Arc::new(Semaphore::new(bodies)) }
+        let bodies = Arc::new(Semaphore::new(bodies));
+        Self { service, requests: Arc::default(), bodies, body_seed: RandomState::new().hash_one(()) }
     }
 
     /// Largest body, and what it says about it to who sends a larger one.
@@ -138,8 +145,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Body<T> {
     }
 }
 
-/// The body, read as JSON, and its SHA-256.
-pub(super) struct HashedBody<T>(pub(super) T, pub(super) [u8; 32], pub(super) BodyPermit);
+/// The body, read as JSON, and its hash.
+pub(super) struct HashedBody<T>(pub(super) T, pub(super) u128, pub(super) BodyPermit);
 
 /// Keeps the room that a large body takes from other large bodies.
 pub(super) struct BodyPermit(#[expect(dead_code, reason = "held for its Drop")] Option<OwnedSemaphorePermit>);
@@ -149,7 +156,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for HashedBody<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (bytes, permit) = read(request, app, app.body_limit()).await?;
-        let work = move || Ok((parse(&bytes)?, Sha256::digest(&bytes).into()));
+        let seed = app.body_seed;
+        let work = move || Ok((parse(&bytes)?, xxh3_128_with_seed(&bytes, seed)));
         let length = permit.1;
         let (value, digest) = off_thread(length, work).await?;
         Ok(Self(value, digest, permit.0))
@@ -202,7 +210,8 @@ async fn read(
             None if body.is_empty() => whole = Some(piece),
             first => {
                 if let Some(first) = first {
-                    body.reserve(stated.unwrap_or(0).min(LARGE_BODY_BYTES));
+                    // Room that nothing is written to takes no memory, and the permit counts it.
+                    body.reserve(stated.unwrap_or(0));
                     body.extend_from_slice(&first);
                 }
                 body.extend_from_slice(&piece);

@@ -125,7 +125,7 @@ async fn submitted<T: Serialize>(
     app: &App,
     caller: Principal,
     submit: Submit,
-    hash: [u8; 32],
+    hash: u128,
     view: impl FnOnce(&Accepted) -> T,
 ) -> error::Result<Response> {
     let (answer, delivery) = app.service.submit_once(caller, submit, hash).await;

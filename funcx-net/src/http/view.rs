@@ -1,12 +1,13 @@
 //! Records as the JSON of our own routes, and requests of both APIs as what the service takes.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use funcx_core::contract::{Access, EndpointRecord, FunctionRecord, TaskRecord};
 use funcx_core::model::{Accelerators, FunctionKind, Hop, OutcomeKind, Shape, Target, TaskLimits};
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
@@ -19,6 +20,9 @@ use crate::service::{CancelEffect, CancelReport, EndpointFigures, TaskStatus, Ti
 
 /// Longest walltime that makes sense, in seconds: ten years.
 const MAX_TIME_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
+
+/// Room for the text of a view besides the value.
+const VIEW_BYTES: usize = 1024;
 
 /// Who may use something, in the two fields of requests. What everybody may use, a group may use as well.
 pub(super) fn access(public: bool, group: Option<Uuid>) -> Access {
@@ -98,6 +102,50 @@ pub(super) fn endpoint(record: &EndpointRecord, figures: EndpointFigures) -> End
 }
 
 pub(super) fn task(record: &TaskRecord, status: TaskStatus) -> TaskView {
+    let mut view = without_value(record, status);
+    match value(record) {
+        None => {}
+        Some(Value::Json(value)) => view.result = Some(value.into_owned()),
+        Some(Value::Bytes(bytes)) => view.result_base64 = Some(STANDARD.encode(bytes)),
+    }
+    view
+}
+
+/// Text of the view of a task; a value, which may be large, is copied once.
+pub(super) fn task_text(record: &TaskRecord, status: TaskStatus) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct WithValue<'a> {
+        #[serde(flatten)]
+        view: TaskView,
+        result: &'a RawValue,
+    }
+    let Some(Value::Json(result)) = value(record) else { return serde_json::to_vec(&task(record, status)) };
+    let mut text = Vec::with_capacity(result.get().len() + VIEW_BYTES);
+    serde_json::to_writer(&mut text, &WithValue { view: without_value(record, status), result: &result })?;
+    Ok(text)
+}
+
+/// What a task returned.
+enum Value<'a> {
+    Json(Cow<'a, RawValue>),
+    Bytes(&'a [u8]),
+}
+
+fn value(record: &TaskRecord) -> Option<Value<'_>> {
+    let outcome = &record.outcome.as_ref()?.outcome;
+    if outcome.kind != OutcomeKind::Returned {
+        return None;
+    }
+    let json = match record.spec.function.kind() {
+        FunctionKind::GlobusCompute if !record.spec.map => {
+            std::str::from_utf8(&outcome.payload).ok().and_then(raw_string).map(Cow::Owned)
+        }
+        _ => serde_json::from_slice(&outcome.payload).ok().map(Cow::Borrowed),
+    };
+    Some(json.map_or(Value::Bytes(&outcome.payload), Value::Json))
+}
+
+fn without_value(record: &TaskRecord, status: TaskStatus) -> TaskView {
     let mut view = TaskView {
         task_id: record.id,
         task_group_id: record.group,
@@ -135,17 +183,6 @@ pub(super) fn task(record: &TaskRecord, status: TaskStatus) -> TaskView {
         message: failure.message,
         traceback: failure.traceback,
     });
-    if outcome.kind == OutcomeKind::Returned {
-        view.result = match record.spec.function.kind() {
-            FunctionKind::GlobusCompute if !record.spec.map => {
-                std::str::from_utf8(&outcome.payload).ok().and_then(raw_string)
-            }
-            _ => raw(&outcome.payload),
-        };
-        if view.result.is_none() {
-            view.result_base64 = Some(STANDARD.encode(&outcome.payload));
-        }
-    }
     view
 }
 

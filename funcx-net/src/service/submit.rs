@@ -75,7 +75,7 @@ impl Service {
         self: &Arc<Self>,
         principal: Principal,
         submit: Submit,
-        body: [u8; 32],
+        body: u128,
     ) -> (SharedAnswer, Delivery<SharedAnswer>) {
         let key = RequestKey { identity: principal.identity, endpoint: submit.endpoint, body };
         let service = Arc::clone(self);

@@ -68,7 +68,8 @@ async fn next(follower: &mut Follower) -> Option<Event> {
             let id = record.outcome.as_ref().map_or(0, |outcome| outcome.completed.as_nanos());
             // A view holds text and numbers only, so it always has a JSON form. It is made in one piece: an event looks for line
             // ends in each that it is given, and there are some forty in a view.
-            let view = serde_json::to_string(&view::task(&record, TaskStatus::Finished)).ok()?;
+            let view = view::task_text(&record, TaskStatus::Finished).ok()?;
+            let view = String::from_utf8(view).ok()?;
             Some(Event::default().event("outcome").id(id.to_string()).data(view))
         }
         Ok(Some(FollowEvent::Lagged)) => Some(Event::default().event("lagged").data("{}")),
