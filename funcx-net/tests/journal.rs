@@ -98,6 +98,26 @@ fn leases_are_written_when_record_returns_and_outcomes_when_the_future_resolves(
 }
 
 #[test]
+fn large_outcomes_are_safe_above_or_on_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let (journal, _) = open(directory.path());
+    block_on(journal.record(vec![JournalEntry::Leased((1..=4).map(|task| attempt(task, 1)).collect())]));
+    let large =
+        |task| journal.record(vec![JournalEntry::Outcomes(batch(task, &[attempt(task, 1)], 1 << 20))]);
+    let (acknowledged, written) = (large(1), large(2));
+    block_on(journal.record(vec![JournalEntry::Acknowledged(1)]));
+    block_on(acknowledged);
+    block_on(written);
+    // Nobody waits for this one, and the journal is closed before its time is over.
+    drop(large(3));
+    drop(journal);
+
+    let (_, again) = open(directory.path());
+    assert_eq!(again.outbox, [batch(2, &[attempt(2, 1)], 1 << 20), batch(3, &[attempt(3, 1)], 1 << 20)]);
+    assert_eq!(again.leased, [(attempt(4, 1), false)], "the lease of the first has ended too");
+}
+
+#[test]
 fn a_list_that_no_record_can_hold_becomes_several() {
     let directory = tempfile::tempdir().unwrap();
     let many: Vec<_> = (1..=10_000).map(|task| attempt(task, 1)).collect();

@@ -38,7 +38,7 @@ use std::{
     thread,
 };
 
-use funcx_core::model::{Error, ErrorKind, Result};
+use funcx_core::model::{AttemptId, Error, ErrorKind, Result};
 use funcx_core::state::{JournalEntry, Ledger, MAX_LIVES, Recovered};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
@@ -82,6 +82,10 @@ pub struct Repair {
 /// (`fdatasync`) when its future resolves, and so are leases that count as begun in the same record; records that wait
 /// at the same time share one sync, which comes a moment after the first outcomes and at once for such leases. Other leases and the rest get to the disk with the next outcomes, or when the
 /// system sees to it.
+///
+/// **Large outcomes** (from 256 KiB in one record) are held back for up to 100 ms, since they cost more to write than all
+/// else. A node above that has them by then has them on its disk, and they are not written here. Until they count, the one
+/// below keeps them; with an endpoint that is killed meanwhile they are lost as if they had not reached it.
 ///
 /// **Failures.** When the disk is full, read-only or broken, records wait in memory in their order, what was written by
 /// half is cut off, and it is tried again (after 10 ms, later every second) until it succeeds; futures resolve late. So
@@ -136,9 +140,18 @@ impl Journal {
     /// Records these entries. They are queued when this returns, in the order of the calls.
     ///
     /// What it returns resolves when they are written, and if there are outcomes among them, or leases together with the
-    /// word that they have begun, when they are on the disk.
+    /// word that they have begun, when they are on the disk. Outcomes that the node above has acknowledged before they were
+    /// written are as safe, and are not written any more.
     /// It need not be awaited, and never resolves if the journal is closed before that.
-    pub fn record(&self, entries: Vec<JournalEntry>) -> impl Future<Output = ()> + Send + use<> {
+    pub fn record(&self, mut entries: Vec<JournalEntry>) -> impl Future<Output = ()> + Send + use<> {
+        if let [JournalEntry::Acknowledged(through)] = entries[..] {
+            let unwritten = self.writer.acknowledged(through);
+            if !unwritten.is_empty() {
+                // Their leases have ended all the same.
+                entries.insert(0, JournalEntry::Returned(unwritten));
+            }
+        }
+        let outcomes = all_outcomes(&entries);
         let mut encoder = Encoder::new(self.writer.epoch());
         let mut counts = match &entries[..] {
             // An attempt that counts as begun when it is given out must not be forgotten: it may be the only one allowed. It
@@ -157,7 +170,13 @@ impl Journal {
             }
         }
         let pieces = encoder.finish();
-        let counts = if pieces.is_empty() { None } else { self.writer.record(Record::new(pieces, counts)) };
+        let counts = match (pieces.is_empty(), outcomes) {
+            (true, _) => None,
+            (false, None) => self.writer.record(Record::new(pieces, counts, None)),
+            (false, Some((through, attempts))) => {
+                self.writer.record_outcomes(Record::new(pieces, counts, Some(through)), attempts)
+            }
+        };
         async move {
             if let Some(counts) = counts
                 && counts.await.is_err()
@@ -191,6 +210,18 @@ impl Journal {
     pub const fn repair(&self) -> &Repair {
         &self.repair
     }
+}
+
+/// The last sequence number and the attempts of these entries, if all of them are outcomes.
+fn all_outcomes(entries: &[JournalEntry]) -> Option<(u64, Vec<AttemptId>)> {
+    let mut attempts = Vec::new();
+    let mut through = None;
+    for entry in entries {
+        let JournalEntry::Outcomes(batch) = entry else { return None };
+        attempts.extend(batch.heads.iter().map(|head| AttemptId { task: head.task, number: head.attempt }));
+        through = Some(batch.sequence);
+    }
+    through.map(|through| (through, attempts))
 }
 
 impl fmt::Debug for Journal {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use funcx_core::model::Error;
+use funcx_core::model::{AttemptId, Error};
 use futures::channel::oneshot;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::watch;
@@ -71,7 +71,31 @@ impl Writer {
     /// About the bytes of memory that are taken by records because they are not on the disk yet.
     pub(super) fn backlog_bytes(&self) -> usize {
         let state = self.state.lock();
-        state.waiting_bytes + state.unsynced_bytes
+        state.held_bytes + state.waiting_bytes + state.unsynced_bytes
+    }
+
+    /// Queues a record of outcomes of these attempts. A long one is not written if the node above has them soon.
+    pub(super) fn record_outcomes(
+        &self,
+        mut record: Record,
+        attempts: Vec<AttemptId>,
+    ) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.state.lock();
+        if !state.may_hold(&record) {
+            drop(state);
+            return self.record(record);
+        }
+        let (done, counts) = oneshot::channel();
+        record.done = Some(done);
+        state.hold(record, attempts, Instant::now());
+        self.changed.notify_one();
+        Some(counts)
+    }
+
+    /// The node above has the outcomes through this number on its disk. Returns the attempts of those that are not written
+    /// for that.
+    pub(super) fn acknowledged(&self, through: u64) -> Vec<AttemptId> {
+        self.state.lock().acknowledged(through)
     }
 
     /// Queues a record, and writes it at once if that is quick. Returns what resolves when it counts, unless it does
@@ -156,6 +180,7 @@ impl Writer {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
+            state.let_go(now);
             if let Some(step) = state.step(now) {
                 return (step, Arc::clone(&state.file));
             }
@@ -195,14 +220,9 @@ impl Writer {
         let mut state = self.state.lock();
         match result {
             Ok(()) => {
-                state.synced = end;
+                state.synced_end = end;
                 state.renamed = false;
-                for mut record in state.unsynced.drain(..records).collect::<Vec<_>>() {
-                    state.unsynced_bytes -= record.memory();
-                    record.finish();
-                }
-                let now = Instant::now();
-                state.sync_at = state.unsynced.iter().filter_map(|record| record.sync_by(now)).min();
+                state.synced(records);
                 if state.waiting.is_empty() {
                     self.recovered(&mut state);
                 }
@@ -264,7 +284,7 @@ impl Writer {
         bytes += copy(&mut old, copied, state.end, &new)?;
         self.directory.adopt_draft()?;
         state.end = bytes;
-        state.synced = synced;
+        state.synced_end = synced;
         state.file = Arc::new(new);
         state.renamed = true;
         Ok(live)
@@ -321,7 +341,7 @@ mod tests {
         thread,
     };
 
-    use funcx_core::model::{AttemptId, TaskId};
+    use funcx_core::model::TaskId;
     use funcx_core::state::{JournalEntry, Ledger};
     use futures::executor::block_on;
 
@@ -333,7 +353,7 @@ mod tests {
     fn record(entry: &JournalEntry, durable: bool) -> Record {
         let mut encoder = Encoder::new(HEADER.epoch);
         encoder.push(entry.clone()).unwrap();
-        Record::new(encoder.finish(), if durable { Counts::Synced } else { Counts::Written })
+        Record::new(encoder.finish(), if durable { Counts::Synced } else { Counts::Written }, None)
     }
 
     /// Fails three times, and as systems do: what was not synced is gone, and the next sync knows nothing of it.
