@@ -358,9 +358,10 @@ fn what_is_not_yaml_is_refused_with_its_place() {
 
 #[test]
 fn environments_are_read_and_written_back() {
-    let text = "keep_alive: 10 min\nenvironments:\n  ml:\n    python: /opt/ml/bin/python\n    preload: [torch]\n    environment: {OMP_NUM_THREADS: 1}\n  plain: {}\n";
+    let text = "keep_alive: 10 min\ncold_after: 2 s\nenvironments:\n  ml:\n    python: /opt/ml/bin/python\n    preload: [torch]\n    environment: {OMP_NUM_THREADS: 1}\n  plain: {}\n";
     let config = parse(text);
     assert_eq!(config.keep_alive, KeepAlive::Fixed(Duration::from_secs(600)));
+    assert_eq!(config.cold_after, Duration::from_secs(2));
     assert_eq!(config.environments.keys().collect::<Vec<_>>(), ["ml", "plain"]);
     let ml = &config.environments["ml"];
     assert_eq!(ml.environment["OMP_NUM_THREADS"], "1");
@@ -390,6 +391,7 @@ fn environments_that_cannot_be_are_refused() {
             "keep_alive: forever",
             "line 1: keep_alive must be `learned`, or a duration up to a year, such as `10 min`, not `forever`",
         ),
+        ("cold_after: 2 h", "line 1: cold_after must be a duration up to an hour, such as `2 s`, not `2 h`"),
     ]);
     let many: String = (0..65).map(|n| format!("  e{n}: {{}}\n")).collect();
     let problems = problems(&format!("environments:\n{many}"));

@@ -12,6 +12,15 @@ use super::foreign;
 use super::quantity::LONGEST_DURATION;
 use super::section::{Findings, Problem, Section, Size};
 
+/// What `cold_after` is if the file does not say it. It should be about as long as a worker takes to start: waiting for that long
+/// never costs more than twice the better choice. It cannot be learned from what the endpoint sees, because the time from sending
+/// a task until it begins holds the queue of the manager too. A Python worker is forked in milliseconds, and its zygote takes
+/// from 60 ms to many seconds, by what it imports.
+const COLD_AFTER: Duration = Duration::from_millis(100);
+
+/// Beyond this a task waits for something that does not come.
+const LONGEST_COLD_AFTER: Duration = Duration::from_secs(3600);
+
 /// Longest configuration file. A real one has some kilobytes.
 pub(super) const MAX_FILE_BYTES: usize = 1 << 20;
 
@@ -54,6 +63,8 @@ pub struct EndpointConfig {
     pub environments: BTreeMap<String, EnvironmentConfig>,
     /// How long workers of an environment are kept without tasks, if there are several.
     pub keep_alive: KeepAlive,
+    /// How long a task waits for a worker of its environment while those of others are idle, if there are several.
+    pub cold_after: Duration,
     /// Memory for the values of memoized tasks, in bytes.
     pub memo_bytes: u64,
     /// Largest result of one task in bytes.
@@ -165,6 +176,7 @@ impl Default for EndpointConfig {
             preload: Vec::new(),
             environments: BTreeMap::new(),
             keep_alive: KeepAlive::Learned,
+            cold_after: COLD_AFTER,
             memo_bytes: limit::DEFAULT_MEMO_BYTES as u64,
             max_result_bytes: limit::MAX_PAYLOAD_BYTES as u64,
             max_output_bytes: limit::MAX_OUTPUT_BYTES as u64,
@@ -301,6 +313,11 @@ fn read_endpoint(mut file: Section<'_>) -> EndpointConfig {
         preload: file.get("preload").unwrap_or_default(),
         environments: environments::read(&mut file),
         keep_alive: file.get("keep_alive").unwrap_or_default(),
+        cold_after: file
+            .get_if("cold_after", "a duration up to an hour, such as `2 s`", |time: &Duration| {
+                *time <= LONGEST_COLD_AFTER
+            })
+            .unwrap_or(default.cold_after),
         memo_bytes: file.get::<Size>("memo_size").map_or(default.memo_bytes, |size| size.0),
         max_result_bytes: file
             .get_if("max_result_size", &max_result, |size: &Size| size.0 <= limit::MAX_PAYLOAD_BYTES as u64)

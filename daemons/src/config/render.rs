@@ -149,6 +149,11 @@ impl EndpointConfig {
             "keep_alive",
             format_keep_alive(self.keep_alive),
         );
+        file.key(
+            "How long a task waits for a worker of its environment while others are idle; about what starting one takes.",
+            "cold_after",
+            format_duration(self.cold_after),
+        );
         file.key("Memory for the values of memoized tasks.", "memo_size", format_size(self.memo_bytes));
         file.key("Largest result of a task.", "max_result_size", format_size(self.max_result_bytes));
         file.key(

@@ -61,10 +61,6 @@ const BREAKER: u32 = 5;
 /// First pause after a block died before it registered.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a task waits for a worker of its environment while others are idle. A Python worker is forked in milliseconds, and
-/// its zygote takes from 60 ms to many seconds, by what it imports.
-const COLD_AFTER: Duration = Duration::from_millis(100);
-
 /// Time that a manager has to leave, besides the grace of its workers.
 const MANAGER_GRACE: Duration = Duration::from_secs(1);
 
@@ -289,7 +285,7 @@ fn node_config(
         journal: true,
         retries: true,
         queue_tasks: config.queue_tasks,
-        cold_after: Some(COLD_AFTER),
+        cold_after: Some(config.cold_after),
         ..NodeConfig::new(Hop::EndpointSent, SOFTWARE)
     })
 }
