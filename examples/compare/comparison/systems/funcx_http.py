@@ -10,6 +10,8 @@ from .funcx_fabric import Fabric, chunks
 
 #: Calls in one task, where tasks map their function.
 CALLS_PER_TASK = 100
+#: Small events end at least so often.
+LOOK_BYTES = 2048
 
 
 class System(Fabric):
@@ -98,13 +100,15 @@ def outcomes(stream):
     pieces = []
     while piece := stream.read1(1 << 18):
         pieces.append(piece)
-        # Large events come in many pieces, which are put together once; their end may fall between two of them.
-        if not piece.endswith(b"\n") and b"\n\n" not in piece:
+        # Large events come in many pieces, which are put together once; their end may fall between two of them. The last
+        # piece ends with the end of an event, so that it is enough to look at the ends of pieces.
+        if b"\n" not in piece[-LOOK_BYTES:]:
             continue
         *events, rest = b"".join(pieces).split(b"\n\n")
         pieces = [rest]
         for event in events:
-            fields = dict(line.split(b": ", 1) for line in event.split(b"\n") if b": " in line)
+            # The data, which may be long, is the last of three fields.
+            fields = dict(line.split(b": ", 1) for line in event.split(b"\n", 2) if b": " in line[:LOOK_BYTES])
             if fields.get(b"event") == b"outcome":
                 yield json.loads(fields[b"data"])
 
