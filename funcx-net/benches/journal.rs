@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p funcx-net --bench journal`. The figures are those of the disk that holds the temporary directory
 //! (`TMPDIR`). Leases are written when `record` returns, outcomes are on the disk when their future resolves; `syncing`
-//! is what a lease costs while outcomes are synced all the time, and `opening` reads so many outcomes back.
+//! is what a lease costs while outcomes are synced all the time, `acknowledged` what an outcome with so many bytes costs that
+//! the node above has at once, and `opening` reads so many outcomes back.
 
 use std::sync::{
     Arc,
@@ -53,12 +54,16 @@ impl Bench {
     }
 
     fn outcomes(&self, count: u64) -> OutcomeBatch {
+        self.outcomes_of(count, PAYLOAD_BYTES)
+    }
+
+    fn outcomes_of(&self, count: u64, payload_bytes: usize) -> OutcomeBatch {
         let attempts = self.attempts(count);
         OutcomeBatch::new(
             self.next.load(Ordering::Relaxed),
             attempts.map(|attempt| {
                 let task = Task::new(attempt.task, Arc::clone(&self.spec), "");
-                Outcome::returned(&task, vec![b'y'; PAYLOAD_BYTES])
+                Outcome::returned(&task, vec![b'y'; payload_bytes])
             }),
         )
     }
@@ -107,6 +112,19 @@ fn outcomes_64_at_a_time(bencher: Bencher<'_, '_>, count: u64) {
         .counter(ItemsCount::new(64 * count))
         .with_inputs(|| (0..64).map(|_| bench.outcomes(count)).collect::<Vec<_>>())
         .bench_values(|batches| block_on(join_all(batches.into_iter().map(|batch| bench.finish(batch)))));
+}
+
+#[divan::bench(args = [PAYLOAD_BYTES, 1 << 20])]
+fn outcomes_acknowledged(bencher: Bencher<'_, '_>, payload_bytes: usize) {
+    let bench = Bench::new();
+    bencher.counter(ItemsCount::new(1_u64)).with_inputs(|| bench.outcomes_of(1, payload_bytes)).bench_values(
+        |batch| {
+            let sequence = batch.sequence;
+            let safe = bench.journal.record(vec![JournalEntry::Outcomes(batch)]);
+            drop(bench.journal.record(vec![JournalEntry::Acknowledged(sequence)]));
+            block_on(safe);
+        },
+    );
 }
 
 #[divan::bench(args = [10_000])]
