@@ -91,7 +91,7 @@ struct WorkerType {
     tasks: u32,
     /// Since when it has tasks and no slot.
     starved_since: Option<Tick>,
-    /// Since when it has had more slots than tasks, and the most tasks since then.
+    /// Since when it has had more slots than tasks, and the most tasks since then, but no more than it has slots.
     spare_since: Option<(Tick, u32)>,
     /// When it got its last slot.
     granted: Tick,
@@ -119,7 +119,7 @@ impl WorkerType {
         self.spare_since = match self.tasks < self.wanted {
             true => self
                 .spare_since
-                .map(|(since, most)| (since, most.max(self.tasks)))
+                .map(|(since, most)| (since, most.max(self.tasks).min(self.wanted)))
                 .or(Some((now, self.tasks))),
             false => None,
         };
@@ -455,6 +455,19 @@ mod tests {
         assert_eq!(manager.pass(210), [0, 0]);
         assert_eq!(manager.counted(), [4, 0, 4]);
         assert_eq!(manager.warm.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_another_type_has_taken_is_not_kept_for_this_one() {
+        let mut manager = Manager::new(4, 2, KeepAlive::Fixed(Duration::from_millis(100)));
+        manager.tasks(0, 4, 0);
+        manager.tasks(0, 3, 10);
+        manager.tasks(0, 0, 20);
+        assert_eq!(manager.tasks(1, 2, 30), [2, 2]);
+        // It has needed three since it needed four, but has two.
+        assert_eq!(manager.pass(110), [2, 2]);
+        assert_eq!(manager.pass(210), [0, 2]);
+        assert_eq!(manager.counted(), [6, 2, 2]);
     }
 
     #[test]
