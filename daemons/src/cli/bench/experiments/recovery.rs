@@ -123,6 +123,11 @@ impl Experiment for Recovery {
                 "The paper's threshold was 2 s without a heartbeat. Here the connection of a process that is killed closes, and \
                  that is noticed at once; heartbeats are for peers that hang."
                     .to_owned(),
+                format!(
+                    "Half seconds begin {} ms before the loss, at the batch that it interrupts: means over half seconds from \
+                     the loss on would leave that batch out.",
+                    BATCH_EVERY.as_millis()
+                ),
             ],
         })
     }

@@ -31,6 +31,9 @@ use crate::service::authority_file;
 /// How long a part may take to do what it was asked, and processes to be gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long one call may take: more than the longest outage of an experiment, and the queue before it.
+const CALL_PATIENCE: Duration = Duration::from_secs(300);
+
 /// Between two looks at something that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -225,7 +228,10 @@ pub(super) async fn call_for<T: DeserializeOwned + PartialEq + Debug>(
     call: &Call,
     value: &T,
 ) -> Result<TaskView> {
-    let task = client.submit(call.clone()).await?.await?;
+    let outcome = async { client.submit(call.clone()).await?.await };
+    let task = tokio::time::timeout(CALL_PATIENCE, outcome)
+        .await
+        .with_context(|| format!("a call has not ended after {} s", CALL_PATIENCE.as_secs()))??;
     ensure!(
         task.outcome == Some(OutcomeKind::Returned),
         "a call that should have returned ended so: {task:?}"
