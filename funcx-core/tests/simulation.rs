@@ -62,6 +62,25 @@ fn no_task_is_given_to_a_block_that_ends_before_it() {
 }
 
 #[test]
+fn more_environments_than_slots_share_them_and_none_starves() {
+    let mut refused = 0;
+    for seed in 0..50 {
+        let config = FabricConfig {
+            workers: 1 + (seed % 2) as u32,
+            environments: 4,
+            crashes_per_mille: 0,
+            ..FabricConfig::default()
+        };
+        let report = holds(config, seed);
+        assert_eq!(report.ended(), 60);
+        let raised = report.outcomes.get(&OutcomeKind::Raised).copied().unwrap_or(0);
+        assert_eq!(report.outcomes[&OutcomeKind::Returned] + raised, 60, "{:?}", report.outcomes);
+        refused += raised;
+    }
+    assert!(refused > 0, "some managers lack an environment, and say so");
+}
+
+#[test]
 fn every_kind_of_fault_comes_and_is_survived() {
     for kind in FaultKind::ALL {
         let mut faults = 0;

@@ -34,6 +34,8 @@ pub(super) enum Input {
     Admit(LinkId),
     Wake(Tick),
     Ended(Tick),
+    /// Workers of this crew that have to go have gone.
+    Gone(usize),
     Durable(Commit),
     Committed(DeliveryId),
     /// A record is written, and everything up to this one is on the disk.

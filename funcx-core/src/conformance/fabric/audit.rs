@@ -53,7 +53,7 @@ impl Fabric {
     }
 
     /// An attempt begins to run.
-    pub(super) fn begins(&mut self, place: Place, task: &Task) {
+    pub(super) fn begins(&mut self, place: Place, environment: u32, task: &Task) {
         let attempt = task.attempt_id();
         let number = task_number(attempt.task);
         note!(self, "p{place} runs {number} attempt {}", attempt.number);
@@ -67,7 +67,9 @@ impl Fabric {
         let Seen { starts, highest_attempt, outcome, .. } = *seen;
         seen.highest_attempt = highest_attempt.max(attempt.number as u16);
         let known = seen.highest_attempt;
-        let wrong = if !accepted {
+        let wrong = if self.store.environment(number) != environment {
+            "runs in another environment than it asks for"
+        } else if !accepted {
             "runs although it was not accepted"
         } else if task.granted > limit::MAX_GRANTED || attempt.number > most + limit::MAX_GRANTED {
             "has more attempts than it allows"
@@ -145,7 +147,7 @@ impl Fabric {
                     _ if attempt.is_some() && starts > known && !self.losses.amnesia => {
                         format!("has begun {starts} times and ends as attempt {known}")
                     }
-                    OutcomeKind::Raised => "is refused by the fabric".to_owned(),
+                    OutcomeKind::Raised if !self.may_lack(number) => "is refused by the fabric".to_owned(),
                     _ if !self.losses.is_stopped_later(kind) && self.runs_somewhere(number) => {
                         format!("runs although it ended as {kind}")
                     }
@@ -154,6 +156,16 @@ impl Fabric {
             }
         };
         self.broken(format!("task {number} {wrong}"));
+    }
+
+    /// Whether a manager that a task may have come to had no workers of its environment.
+    fn may_lack(&self, number: u32) -> bool {
+        let environment = self.store.environment(number);
+        let endpoint = 1 + self.store.records[number as usize].lane as usize;
+        self.processes.iter().enumerate().any(|(place, process)| {
+            process.above == Some(endpoint)
+                && (0..=process.life).any(|life| self.lacks(place, life, environment))
+        })
     }
 
     /// Whether a worker still runs a task that has ended, when nothing excuses it.
@@ -221,7 +233,7 @@ impl Fabric {
         }
         for (place, process) in self.processes.iter().enumerate().filter(|(_, process)| !process.is_empty()) {
             let held = process.node.uplink().map_or(0, crate::state::Uplink::held);
-            let (running, waiting) = (process.running.len(), process.waiting.len());
+            let (running, waiting) = (process.running.len(), process.waiting());
             text.push_str(&format!(
                 "\np{place} is not empty: {:?}, holds {held}, runs {running}, {waiting} wait",
                 process.node.load(crate::state::LaneId(0))

@@ -82,6 +82,9 @@ config! {
     /// Longest time that the blocks of managers last, each at least two thirds of it: when one is over its manager is
     /// killed. 0 if they last for ever.
     block_millis = 0;
+    /// Environments that tasks ask for besides the default one, at most four. Those of a manager share its worker slots, and some
+    /// managers lack some of them. 0 if all workers are of one type.
+    environments = 0;
     /// Attempts in a thousand whose worker crashes.
     crashes_per_mille = 50;
     /// Faults in all.
@@ -138,6 +141,7 @@ impl FabricConfig {
             journals: below(2),
             // Tasks that say how long they take must fit into a block.
             block_millis: [0, 0, 60_000][below(3) as usize],
+            environments: [0, 0, 1, 3][below(4) as usize],
             ..Self::default()
         }
     }

@@ -359,6 +359,7 @@ impl Fabric {
                 }
             }
             Input::Ended(at) => self.ended(place, at),
+            Input::Gone(crew) => self.gone(place, crew),
             Input::Durable(commit) => self.durable(commit),
             Input::Committed(delivery) => self.processes[place].node.committed(delivery),
             Input::Recorded(record, through) => self.recorded(place, record, through),
@@ -437,7 +438,7 @@ impl Fabric {
                 let delay = Duration::from_micros(self.draw.of(link.0, 0xad31) % 3_000);
                 self.agenda.add(self.now + delay, Event::At(place, life, Input::Admit(link)));
             }
-            NodeOutput::Run(_, tasks) => self.take(place, tasks),
+            NodeOutput::Run(executor, tasks) => self.take(place, executor, tasks),
             NodeOutput::Stop(executor, attempts) => self.stop(place, executor, &attempts),
             NodeOutput::Deliver(delivery, outcomes) => self.commit(Commit::Outcomes(delivery, outcomes)),
             NodeOutput::PeerUp(info) => note!(self, "p{place} has {}", info.name),
@@ -446,8 +447,8 @@ impl Fabric {
                 note!(self, "p{place} has lost {}", info.name);
                 self.losses.peers += 1;
             }
-            // Its managers have one executor each.
-            NodeOutput::OpenedAbove | NodeOutput::Resize(..) => {}
+            NodeOutput::Resize(lane, slots) => self.resize(place, lane, slots),
+            NodeOutput::OpenedAbove => {}
             NodeOutput::DrainExecutor(executor) => self.give_back(place, executor),
             NodeOutput::Record(record, entries) => self.record(place, record, entries),
             NodeOutput::Events(events) => self.keep(events),

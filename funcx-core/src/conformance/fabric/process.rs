@@ -1,21 +1,25 @@
 //! Processes: they start, stand still, leave and die.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::agenda::{Event, Input};
 use super::journal::Journal;
-use super::worker::{Ends, Running};
+use super::store::environment_name;
+use super::worker::{Crew, Ends, Running};
 use super::{Fabric, Place, WireId, note};
-use crate::contract::{Capacity, ExecutorEvent, IdleFirst, PeerId};
+use crate::contract::{Capacity, ExecutorEvent, IdleFirst};
 use crate::message::Role;
-use crate::model::{FunctionKind, Hop, IdMap, Now, Task, TaskId, Tick, Timestamp};
-use crate::state::{DispatcherLimits, LaneId, Node, NodeConfig, UplinkIdentity};
+use crate::model::{FunctionKind, Hop, IdMap, Now, TaskId, Tick, Timestamp};
+use crate::state::{DispatcherLimits, KeepAlive, LaneId, Node, NodeConfig, UplinkIdentity};
 
 /// How long an endpoint keeps the leases of a manager that is away.
 const LEASE_GRACE: Duration = Duration::from_secs(10);
+/// How long a task waits for a warm worker while others are idle.
+const COLD_AFTER: Duration = Duration::from_millis(50);
+/// How long workers without tasks are kept by managers that do not learn it.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How long a process that is asked to finish may take before it is killed.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Memory of an endpoint for the values of memoized tasks; little, so that some are forgotten.
@@ -47,9 +51,9 @@ pub(super) struct Process {
     pub(super) lag: (Tick, Duration),
     /// Until when nothing passes in a direction of its connection to the node above.
     pub(super) blocked: [Tick; 2],
-    pub(super) executor: Option<PeerId>,
+    /// By lane; only managers have some.
+    pub(super) crews: Vec<Crew>,
     pub(super) running: IdMap<TaskId, Running>,
-    pub(super) waiting: VecDeque<Task>,
     pub(super) ends: Ends,
     pub(super) wake: Option<Tick>,
     pub(super) wakes_in_place: u32,
@@ -58,13 +62,18 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// Tasks that wait for workers.
+    pub(super) fn waiting(&self) -> usize {
+        self.crews.iter().map(|crew| crew.waiting.len()).sum()
+    }
+
     /// Whether nothing is left here.
     pub(super) fn is_empty(&self) -> bool {
         let load = |lane| self.node.load(LaneId(lane));
         (0..self.lanes).all(|lane| load(lane).queued + load(lane).leased + load(lane).waiting == 0)
             && self.node.uplink().is_none_or(|uplink| uplink.held() == 0)
             && self.running.is_empty()
-            && self.waiting.is_empty()
+            && self.waiting() == 0
     }
 }
 
@@ -127,11 +136,11 @@ impl Fabric {
         });
         let mut node = Node::new(self.node_config(place, identity, recovered.is_some()));
         recovered.into_iter().for_each(|recovered| node.restore(recovered));
-        let executor = self.furnish(place, &mut node);
+        let crews = self.furnish(place, life, &mut node);
         let old = self.processes.get(place);
         let process = Process {
             node,
-            lanes: if place == 0 { self.config.endpoints } else { 1 },
+            lanes: if place == 0 { self.config.endpoints } else { crews.len().max(1) as u32 },
             node_id,
             life,
             alive: true,
@@ -145,9 +154,8 @@ impl Fabric {
             skew: old.map_or(0, |old| old.skew),
             lag: old.map_or((Tick::ZERO, Duration::ZERO), |old| old.lag),
             blocked: old.map_or([Tick::ZERO; 2], |old| old.blocked),
-            executor,
+            crews,
             running: IdMap::default(),
-            waiting: VecDeque::new(),
             ends: Ends::new(),
             wake: None,
             wakes_in_place: 0,
@@ -194,29 +202,55 @@ impl Fabric {
             retries: place <= self.config.endpoints as usize,
             journal,
             queue_tasks,
+            // Endpoints look at environments, and managers share their slots among them.
+            cold_after: (self.config.environments != 0 && sent == Hop::EndpointSent).then_some(COLD_AFTER),
             ..NodeConfig::new(sent, "simulated")
         }
     }
 
-    /// Gives a node its lanes, and a manager its executor.
-    fn furnish(&self, place: Place, node: &mut Node<IdleFirst>) -> Option<PeerId> {
+    /// Gives a node its lanes, and a manager its executors.
+    fn furnish(&self, place: Place, life: u32, node: &mut Node<IdleFirst>) -> Vec<Crew> {
         if place == 0 {
             (0..self.config.endpoints).for_each(|_| {
                 node.open_lane();
             });
             node.memoize(0);
-            return None;
+            return Vec::new();
         }
-        let lane = node.open_lane();
-        if place <= self.config.endpoints as usize {
-            node.memoize(MEMO_BYTES);
+        let is_endpoint = place <= self.config.endpoints as usize;
+        if is_endpoint || self.config.environments == 0 {
+            let lane = node.open_lane();
+            node.route(FunctionKind::Native, lane);
+            if is_endpoint {
+                node.memoize(MEMO_BYTES);
+                return Vec::new();
+            }
+            let workers = self.config.workers;
+            return vec![Crew::new(0, node.attach_executor(lane, self.capacity(workers)), workers)];
         }
-        node.route(FunctionKind::Native, lane);
-        (place > self.config.endpoints as usize).then(|| node.attach_executor(lane, self.capacity()))
+        let learns = place.is_multiple_of(2);
+        let keep_alive = if learns { KeepAlive::Learned } else { KeepAlive::Fixed(KEEP_ALIVE) };
+        node.share_slots(self.config.workers, keep_alive);
+        let known =
+            (0..=self.config.environments).filter(|environment| !self.lacks(place, life, *environment));
+        known
+            .map(|environment| {
+                let name = environment_name(environment);
+                let lane = node.share_lane(name.clone());
+                node.route_environment(FunctionKind::Native, name.as_deref(), lane);
+                Crew::new(environment, node.attach_executor(lane, Capacity::default()), 0)
+            })
+            .collect()
     }
 
-    pub(super) const fn capacity(&self) -> Capacity {
-        Capacity { slots: self.config.workers, prefetch: self.config.prefetch }
+    /// Whether a manager has no workers of an environment in one of its lives: somebody has not installed it there, or not yet.
+    pub(super) const fn lacks(&self, place: Place, life: u32, environment: u32) -> bool {
+        let thing = (place as u64) << 32 | environment as u64;
+        environment != 0 && self.draw.of(thing, 0xe4f0_0000 + life as u64).is_multiple_of(8)
+    }
+
+    pub(super) const fn capacity(&self, slots: u32) -> Capacity {
+        Capacity { slots, prefetch: self.config.prefetch }
     }
 
     /// A process is gone. It is started again after `down_millis`.
@@ -240,7 +274,7 @@ impl Fabric {
         (process.alive, process.frozen, process.up) = (false, false, None);
         process.deferred.clear();
         process.running.clear();
-        process.waiting.clear();
+        process.crews.clear();
         process.ends.clear();
         // Whoever started a manager may see that it is dead before its connections tell.
         if let Some(above) = process.above.filter(|above| *above != 0)
@@ -318,13 +352,17 @@ impl Fabric {
         if !process.alive || process.frozen {
             return;
         }
-        let back: Vec<_> = process.waiting.drain(..).map(|task| task.attempt_id()).collect();
-        let executor = process.executor;
         let now = self.clock(place);
-        let node = &mut self.processes[place].node;
-        if let Some(executor) = executor {
-            node.handle_executor(executor, ExecutorEvent::Capacity(Capacity::default()), now);
-            node.handle_executor(executor, ExecutorEvent::GaveBack(back), now);
+        let Process { node, crews, .. } = &mut self.processes[place];
+        for crew in crews {
+            let back = crew.waiting.drain(..).map(|task| task.attempt_id()).collect();
+            let slots = crew.dismiss_idle();
+            node.handle_executor(
+                crew.executor,
+                ExecutorEvent::Capacity(Capacity { slots, prefetch: 0 }),
+                now,
+            );
+            node.handle_executor(crew.executor, ExecutorEvent::GaveBack(back), now);
         }
         node.leave();
         self.act(place);

@@ -71,12 +71,13 @@ fn fewer_tasks(mut best: Plan, fails: &mut impl FnMut(&Plan) -> bool) -> Plan {
 /// Takes away what the remaining steps do not need.
 fn smaller_fabric(mut best: Plan, fails: &mut impl FnMut(&Plan) -> bool) -> Plan {
     type Field = fn(&mut Plan) -> &mut u32;
-    let fields: [(Field, u32); 9] = [
+    let fields: [(Field, u32); 10] = [
         (|plan| &mut plan.config.managers, 1),
         (|plan| &mut plan.config.workers, 1),
         (|plan| &mut plan.config.prefetch, 0),
         (|plan| &mut plan.config.queue_tasks, 0),
         (|plan| &mut plan.config.crashes_per_mille, 0),
+        (|plan| &mut plan.config.environments, 0),
         (|plan| &mut plan.config.varied, 0),
         (|plan| &mut plan.config.journals, 0),
         (|plan| &mut plan.config.max_attempts, 1),

@@ -61,7 +61,9 @@ struct Queue {
 pub(super) struct Store {
     pub(super) records: Vec<Record>,
     queues: Vec<Queue>,
+    /// By variant and environment.
     specs: Vec<Arc<TaskSpec>>,
+    environments: u32,
     last_commit: Tick,
     pub(super) full_until: Tick,
     pub(super) slow: (Tick, Duration),
@@ -76,7 +78,11 @@ impl Store {
         Self {
             records: vec![Record::default(); tasks as usize],
             queues: (0..endpoints).map(|_| Queue::default()).collect(),
-            specs: (0..=u8::MAX).map(|variant| Arc::new(spec(variant, config))).collect(),
+            specs: (0..=u8::MAX)
+                .flat_map(|variant| (0..=config.environments).map(move |environment| (variant, environment)))
+                .map(|(variant, environment)| Arc::new(spec(variant, environment, config)))
+                .collect(),
+            environments: config.environments,
             last_commit: Tick::ZERO,
             full_until: Tick::ZERO,
             slow: (Tick::ZERO, Duration::ZERO),
@@ -85,8 +91,18 @@ impl Store {
         }
     }
 
+    fn spec(&self, number: u32) -> &Arc<TaskSpec> {
+        let variant = u32::from(self.records[number as usize].variant);
+        &self.specs[(variant * (self.environments + 1) + self.environment(number)) as usize]
+    }
+
     pub(super) fn limits(&self, number: u32) -> TaskLimits {
-        self.specs[usize::from(self.records[number as usize].variant)].limits
+        self.spec(number).limits
+    }
+
+    /// Which environment a task asks for; 0 is the default one. Equal calls ask for the same.
+    pub(super) const fn environment(&self, number: u32) -> u32 {
+        number % CALLS % (self.environments + 1)
     }
 
     /// What a memoized task calls, and for whom.
@@ -97,7 +113,7 @@ impl Store {
 
     /// How long a task says that it takes.
     pub(super) fn walltime(&self, number: u32) -> Option<Duration> {
-        self.specs[usize::from(self.records[number as usize].variant)].shape.walltime
+        self.spec(number).shape.walltime
     }
 
     /// The service has started: nothing is loaded.
@@ -129,16 +145,17 @@ impl Store {
 
     /// The next tasks of a queue, as many as its window has room for.
     fn load(&mut self, lane: usize, window: u32, now: Tick, local: Tick) -> Vec<Task> {
-        let queue = &mut self.queues[lane];
         let mut tasks = Vec::new();
-        while queue.window < window && queue.next < queue.order.len() {
+        while self.queues[lane].window < window && self.queues[lane].next < self.queues[lane].order.len() {
+            let queue = &mut self.queues[lane];
             let number = queue.order[queue.next];
             queue.next += 1;
             let record = &mut self.records[number as usize];
             let (None, Some(accepted)) = (record.outcome, record.accepted) else { continue };
             record.loaded = true;
             queue.window += 1;
-            let spec = &self.specs[usize::from(record.variant)];
+            let (begun, lost, granted) = (record.begun, record.lost, record.granted);
+            let spec = self.spec(number);
             let arguments = match spec.memoize {
                 Memoize::Never => String::new(),
                 _ => (number % CALLS).to_string(),
@@ -148,9 +165,9 @@ impl Store {
             let left = |limit: Option<Duration>| {
                 limit.map_or(Tick::NEVER, |limit| local + limit.saturating_sub(age))
             };
-            let ttl = spec.limits.ttl.filter(|_| !record.begun);
+            let ttl = spec.limits.ttl.filter(|_| !begun);
             (task.start_by, task.end_by) = (left(ttl), left(spec.limits.deadline));
-            (task.attempt, task.granted) = (1 + u32::from(record.lost), record.granted.into());
+            (task.attempt, task.granted) = (1 + u32::from(lost), granted.into());
             tasks.push(task);
         }
         tasks
@@ -165,9 +182,14 @@ pub(super) fn task_number(id: TaskId) -> u32 {
     id.as_u128() as u32 - 1
 }
 
+/// What tasks and managers call an environment; the default one has no name.
+pub(super) fn environment_name(environment: u32) -> Option<String> {
+    (environment != 0).then(|| format!("e{environment}"))
+}
+
 /// What tasks of a variant are like: two bits for the owner, one of whom says how long tasks take, two for the priority, one
 /// each for a single attempt, a time to live, a deadline, and whether values of equal tasks will do.
-fn spec(variant: u8, config: &FabricConfig) -> TaskSpec {
+fn spec(variant: u8, environment: u32, config: &FabricConfig) -> TaskSpec {
     let owner = variant & 3;
     let function = Function::native(if owner == 0 { "work" } else { "play" });
     let mut spec = TaskSpec::new(Arc::new(function), IdentityId::from_u128(1 + u128::from(owner)));
@@ -181,6 +203,7 @@ fn spec(variant: u8, config: &FabricConfig) -> TaskSpec {
     if variant & MEMOIZED != 0 {
         spec.memoize = Memoize::Own;
     }
+    spec.shape.environment = environment_name(environment);
     spec.shape.walltime = (owner == 3).then_some(longest + Duration::from_millis(1));
     spec
 }
