@@ -61,6 +61,15 @@ class Statistics(unittest.TestCase):
         ratios = statistics.ratios(statistics.summarize(records), ["ours"])
         self.assertEqual(ratios, {"ours": {"peer": {"noop": 10, "round_trip": 10}, "other": {"noop": 0.25}}})
 
+    def test_no_ratio_where_tasks_failed(self):
+        records = [
+            record("ours", "recovery", 6), record("peer", "recovery", 5), record("peer", "recovery", 1, failed=70),
+            record("peer", "recovery", 5),
+        ]
+        summaries = statistics.summarize(records)
+        self.assertEqual(summaries["peer"]["recovery"].failed, 70)
+        self.assertEqual(statistics.ratios(summaries, ["ours"]), {"ours": {"peer": {"recovery": None}}})
+
     def test_no_ratio_to_nothing(self):
         self.assertIsNone(statistics.ratio("memory", 1.0, 0.0))
         self.assertIsNone(statistics.ratio("memory", -0.5, 1.0))

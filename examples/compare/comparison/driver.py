@@ -139,8 +139,7 @@ class Driver:
         """Growth of all processes, the client too, while tasks wait behind two that keep the workers busy."""
         count = sizes["memory"]
         arguments = list(range(count))
-        if not self.runs_commands:
-            expect(self.system.collect(self.system.submit("noop", arguments[:200])), arguments[:200])
+        expect(self.system.collect(self.system.submit("noop", arguments[:200])), arguments[:200])
         gate = os.path.join(self.order["directory"], "gate")
         held = [self.system.submit("wait_for", [gate, gate])]
         time.sleep(1)

@@ -56,7 +56,8 @@ class Summary:
     high: float
     runs: int
     disturbed: int = 0
-    failed: float = 0
+    #: Tasks that failed, in the run with most of them.
+    failed: int = 0
 
 
 def is_disturbed(record):
@@ -78,7 +79,7 @@ def summarize(records):
 def _summary(records):
     values = [record["value"] for record in records]
     disturbed = sum(map(is_disturbed, records))
-    failed = median([record.get("failed", 0) for record in records])
+    failed = max(record.get("failed", 0) for record in records)
     return Summary(median(values), min(values), max(values), len(values), disturbed, failed)
 
 
@@ -89,13 +90,13 @@ def ratio(figure, ours, peer):
 
 
 def ratios(summaries, ours):
-    """By system of ours, other system and figure."""
+    """By system of ours, other system and figure. None where tasks failed: who gives up is soon done."""
     found = {}
     for mine in (name for name in summaries if name in ours):
         for other in (name for name in summaries if name not in ours):
             for figure, peer in summaries[other].items():
                 if own := summaries[mine].get(figure):
-                    value = ratio(figure, own.median, peer.median)
+                    value = None if own.failed or peer.failed else ratio(figure, own.median, peer.median)
                     found.setdefault(mine, {}).setdefault(other, {})[figure] = value
     return found
 

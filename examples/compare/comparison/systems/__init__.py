@@ -65,7 +65,7 @@ SYSTEMS = {
     "ray": Spec("ray_core", "Ray", "remote functions, one node", requirements=("ray==2.60.0",)),
     "hyperqueue": Spec(
         "hyperqueue_local", "HyperQueue", "PyPI package: LocalCluster with two one-core workers; a process per task",
-        requirements=("hyperqueue==0.27.0", "cloudpickle==3.1.2"), figures=("cold_start", *SPAWN, "memory"),
+        requirements=("hyperqueue==0.27.0", "cloudpickle==3.1.2"), figures=("cold_start", *SPAWN),
     ),
     "executorlib": Spec(
         "executorlib_node", "executorlib", "SingleNodeExecutor, resident workers", requirements=_EXECUTORLIB

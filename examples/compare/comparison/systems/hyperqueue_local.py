@@ -30,12 +30,6 @@ class System(Base):
             job.program(command, stdout=None, stderr=None)
         return self.client.submit(job)
 
-    def submit(self, name, arguments):
-        """Only to fill the queue: what is queued is a command for each argument, and not a Python function."""
-        if name == "wait_for":
-            return self._submit(["sh", "-c", f"until [ -e {path} ]; do sleep 0.1; done"] for path in arguments)
-        return self._submit(["true", str(argument)] for argument in arguments)
-
     def submit_spawn(self, paths):
         self._submit(["touch", path] for path in paths)
         return paths
