@@ -19,16 +19,21 @@ fn the_same_run_has_the_same_figures() {
     }
 }
 
-/// Published: 22 switches in 3,000 tasks, and at most 61 % less time than with random routing (see
-/// [`funcx_core::conformance::warm_routing`]).
+/// Random routing is over the same managers, which give an idle slot to another type at once and so switch some 2,600 times; the
+/// published ones keep it, and switched 99 times. So the published gain of 61 % over random is no measure for ours. What needs no
+/// baseline is held against what is possible: 22 switches were published, and no routing ends before every slot has started
+/// once and all have shared the work.
 #[test]
-fn tasks_that_go_where_workers_are_warm_end_sooner() {
-    for (seconds, least_percent) in [(0, 61), (1, 61), (5, 40), (20, 20)] {
+fn tasks_that_go_where_workers_are_warm_end_almost_as_soon_as_they_can() {
+    for seconds in [0, 1, 5, 20] {
         let setup = setup(seconds, 3000);
         let (warm, random) = (setup.run(), random(setup).run());
-        let percent = 100 - 100 * warm.completion.as_millis() / random.completion.as_millis();
-        assert!(percent >= least_percent, "{seconds} s: {percent} % less, {warm:?} {random:?}");
+        let work = setup.duration * setup.tasks / (setup.managers * setup.slots);
+        let possible = setup.cold_start + work;
+        assert!(warm.completion >= possible, "{seconds} s: sooner than it can be: {warm:?}");
+        assert!(warm.completion < possible.mul_f64(1.1), "{seconds} s: {possible:?} would do: {warm:?}");
         assert!(warm.slots.switches < 22, "{seconds} s: {warm:?}");
+        assert!(warm.completion < random.completion, "{seconds} s: {warm:?} {random:?}");
     }
 }
 
