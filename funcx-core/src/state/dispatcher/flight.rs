@@ -1,6 +1,6 @@
 //! Calls that wait for an equal one instead of running, and values that are known already.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -8,13 +8,14 @@ use super::list::List;
 use super::{Dispatcher, Entry, LaneId};
 use crate::contract::PlacementPolicy;
 use crate::memo::{MemoCache, MemoKey, lasting_value};
-use crate::model::{Memoize, Outcome, Task, TaskSpec};
+use crate::model::{IdMap, Memoize, Outcome, Task, TaskSpec};
 
 /// What a dispatcher knows about memoized calls.
 #[derive(Debug)]
 pub(super) struct Flights {
     values: MemoCache,
-    under_way: BTreeMap<(LaneId, MemoKey), Flight>,
+    /// Keys are hashes, so they are spread like ids.
+    under_way: IdMap<(LaneId, MemoKey), Flight>,
 }
 
 /// A call that is here, and the equal ones that wait for its value.
@@ -26,7 +27,7 @@ struct Flight {
 
 impl Flights {
     fn new(capacity_bytes: usize) -> Self {
-        Self { values: MemoCache::new(capacity_bytes), under_way: BTreeMap::new() }
+        Self { values: MemoCache::new(capacity_bytes), under_way: IdMap::default() }
     }
 }
 
