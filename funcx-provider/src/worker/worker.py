@@ -1203,7 +1203,17 @@ APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 PLAIN_TEMPLATE = re.compile(rb"[^{}]*(?:(?:\{\{|\}\}|\{\w*\})[^{}]*)*")
 MAX_PLAIN_BYTES = 1 << 20
 # Commands in which a shell would find nothing to expand, redirect or assign: words, and the first of them names a program.
-PLAIN_COMMAND = re.compile(r"(?a) *[\w./+-]+(?: +[\w./+:@%,=-]+)* *")
+PLAIN_COMMAND = re.compile(r"(?a) *[\w./][\w./+-]*(?: +[\w./+:@%,=-]+)* *")
+# What bash does itself when such a word comes first: its builtins and keywords (`compgen -bk`, bash 5.2).
+SHELL_NAMES = frozenset(
+    """
+    ! . : [ [[ ]] alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare
+    dirs disown do done echo elif else enable esac eval exec exit export false fc fg fi for function getopts hash help
+    history if in jobs kill let local logout mapfile popd printf pushd pwd read readarray readonly return select set
+    shift shopt source suspend test then time times trap true type typeset ulimit umask unalias unset until wait while {
+    }
+    """.split()
+)
 
 
 def enter_directory(path):
@@ -1225,33 +1235,26 @@ def make_command(output, template, payload):
     return command
 
 
-@functools.lru_cache(maxsize=None)
-def shell_names():
-    """The names of what the shell does itself instead of looking for a program; None if it may be anything."""
-    if not SHELL_PATH.endswith("/bash") or "BASH_ENV" in os.environ:
-        return None
-    reader, writer = os.pipe()
-    with open(reader) as names:
-        try:
-            arguments = [SHELL_PATH, "-c", "compgen -A function -bk"]
-            to_pipe = [(os.POSIX_SPAWN_DUP2, writer, 1)]
-            pid = os.posix_spawn(SHELL_PATH, arguments, os.environ, file_actions=to_pipe)
-        finally:
-            os.close(writer)
-        names = frozenset(names.read().split())
-    os.waitpid(pid, 0)
-    return names or None
+def shell_adds_nothing(environment):
+    """Whether bash would run what `PLAIN_COMMAND` matches as it is: with no files read first, options, or functions."""
+    if not SHELL_PATH.endswith("/bash"):
+        return False
+    # The first shell behind ssh reads what an interactive one reads.
+    first = environment.get("SHLVL", "") in ("", "0")
+    startup = ("SSH_CLIENT", "SSH2_CLIENT") if first else ()
+    named = any(name in environment for name in ("BASH_ENV", "SHELLOPTS", "BASHOPTS", *startup))
+    return not named and not any(name.startswith("BASH_FUNC_") for name in environment)
 
 
-def spawn_program(command, *arguments, **keywords):
+def spawn_program(command, environment, attributes):
     """Start a command that needs no shell without one, which takes half the time. None if a shell has to see to it."""
-    if not PLAIN_COMMAND.fullmatch(command):
+    if not PLAIN_COMMAND.fullmatch(command) or not shell_adds_nothing(environment):
         return None
-    words, names = command.split(), shell_names()
-    if names is None or words[0] in names:
+    words = command.split()
+    if words[0] in SHELL_NAMES:
         return None
     try:
-        return os.posix_spawnp(words[0], words, *arguments, **keywords)
+        return os.posix_spawnp(words[0], words, environment, **attributes)
     except OSError:
         return None  # The shell knows how to put it, or that it is a script.
 
@@ -1265,7 +1268,7 @@ def spawn_command(work_dir, output, task_id, template, options, payload):
         enter_directory(work_dir)
         working_directory_left.clear()
         command = make_command(output, template, payload)
-        environment = dict(os.environ, FUNCX_TASK_ID=task_id, PWD=work_dir)
+        environment = dict(os.environ, FUNCX_TASK_ID=task_id, PWD=os.getcwd())
         environment.pop("GC_TASK_SANDBOX_DIR", None)
         attributes = {
             "file_actions": [
@@ -1277,7 +1280,7 @@ def spawn_command(work_dir, output, task_id, template, options, payload):
             "setsigmask": [],
             "setsigdef": IGNORED_SIGNALS,
         }
-        return spawn_program(command, environment, **attributes) or os.posix_spawn(
+        return spawn_program(command, environment, attributes) or os.posix_spawn(
             SHELL_PATH, [SHELL_PATH, "-c", command], environment, **attributes
         )
     except Exception:  # The process that is forked instead meets it again, and tells of it.

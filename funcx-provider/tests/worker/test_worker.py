@@ -1444,14 +1444,35 @@ class Shell(WorkerTest):
         self.assertEqual(missing.code, 127)
         self.assertIn("no-such-program: command not found", missing.streams[1])
 
-    @unittest.skipUnless(os.access("/bin/bash", os.X_OK), "other shells do not know these")
-    def test_functions_come_before_programs(self):
-        start = os.path.join(self.directory, "start")
+    @unittest.skipUnless(os.access("/bin/bash", os.X_OK), "other shells read none of these")
+    def test_what_a_shell_would_do_first_is_done(self):
+        start = os.path.join(self.directory, ".bashrc")
         with open(start, "w") as file:
             file.write("env() { echo mine; }\n")
-        for number, variables in enumerate([{"BASH_FUNC_env%%": "() { echo mine; }"}, {"BASH_ENV": start}]):
-            zygote = ZygoteProcess(self, env={**os.environ, **variables})
-            self.assertEqual(zygote.run("env", number).streams, ("mine\n", ""))
+        ssh = {"SSH_CLIENT": "127.0.0.1 1 22", "HOME": self.directory}
+        cases = [
+            {"BASH_FUNC_env%%": "() { echo mine; }"},
+            {"BASH_ENV": start},
+            {"SHLVL": "0", **ssh},
+            {"SHLVL": "1", **ssh},
+            {"SHLVL": "0", "HOME": self.directory},
+        ]
+        for number, variables in enumerate(cases):
+            with self.subTest(variables=variables):
+                environment = {**os.environ, **variables}
+                ours = ZygoteProcess(self, env=environment).run("env", number).streams[0]
+                shell = ["/bin/bash", "-c", "env"]
+                shells = subprocess.run(shell, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+                self.assertEqual(ours == "mine\n", shells.stdout == b"mine\n")
+
+    @unittest.skipUnless(os.access("/bin/bash", os.X_OK), "there is no bash")
+    def test_what_bash_does_itself_is_known(self):
+        command = ["/bin/bash", "--norc", "-c", "compgen -bk"]
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout
+        spec = importlib.util.spec_from_file_location("worker", WORKER)
+        worker = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(worker)
+        self.assertEqual(set(said.decode().split()) - worker.SHELL_NAMES, set())
 
     def test_the_command_leads_a_session_and_its_group(self):
         zygote = ZygoteProcess(self)
