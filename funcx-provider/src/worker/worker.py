@@ -1344,11 +1344,16 @@ class Zygote:
         # Only a signal with a handler in Python is written to that socket.
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # A batch system or a terminal sends these to every process of a job. When to stop is for the manager to say.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGTERM, self.look_for_manager)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # The kernel's "parent" is the thread that started us. It may end long before the manager does, which is why
         # the signal asked for is one that only makes `run` look.
         die_with_parent(signal.SIGTERM)
+
+    def look_for_manager(self, *_):
+        """Leave if the manager is gone and there is nothing to end: an import may never get back to `run`."""
+        if self.details is None and os.getppid() != self.manager_pid:
+            os._exit(EXIT_CLEAN)
 
     def run(self):
         poller = select.poll()
@@ -1418,7 +1423,7 @@ class Zygote:
             raise ProtocolError(f"the zygote does not expect {json.dumps(line)}")
 
     def prepare(self, socket_path, preload):
-        self.socket_path, self.details = socket_path, environment_details()
+        self.socket_path = socket_path
         for name in preload:
             try:
                 importlib.import_module(name)
@@ -1428,6 +1433,7 @@ class Zygote:
         # Text left in a buffer would come out once more in every worker.
         sys.stdout.flush()
         sys.stderr.flush()
+        self.details = environment_details()
         # Keeps the garbage collector of the workers off the pages they share with this process.
         gc.freeze()
         self.send({"ready": {"pid": self.pid, "details": self.details}})

@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use super::{ProcessPoolConfig, connection::write_frames, driver::Input, slot::Exit};
+use crate::process_group::ProcessGroup;
 
 /// The oldest Python that can be a worker: major and minor version. `worker.py` says the same about itself.
 pub const OLDEST_PYTHON: (u32, u32) = (3, 8);
@@ -99,6 +100,22 @@ pub(super) struct Readiness {
     details: serde_json::Map<String, serde_json::Value>,
 }
 
+/// A zygote that may never listen, because an import in it takes for ever. It has forked nothing, so it is killed when this is
+/// dropped, unless it is ready.
+struct Starting<'a> {
+    child: &'a mut Child,
+    is_ready: bool,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        if !self.is_ready {
+            let group = self.child.id().and_then(ProcessGroup::of_leader);
+            group.into_iter().for_each(ProcessGroup::kill);
+        }
+    }
+}
+
 impl Zygote {
     /// Starts `python worker.py zygote` and waits until it can fork.
     ///
@@ -131,6 +148,7 @@ impl Zygote {
             stderr,
             child,
         };
+        let mut starting = Starting { child: &mut zygote.child, is_ready: false };
         let ready = timeout(START_TIME, async {
             // If it has ended already, what follows tells why.
             let _ = zygote.control.write_all(format!("{}\n", json!(prepare)).as_bytes()).await;
@@ -138,17 +156,18 @@ impl Zygote {
         });
         match ready.await {
             Ok(Some(ZygoteNews::Ready { ready })) => {
+                starting.is_ready = true;
+                drop(starting);
                 tracing::debug!(?ready, "ready to fork");
                 zygote.details = json!(ready.details).to_string().into();
                 Ok(zygote)
             }
             Ok(_) => {
-                let status = zygote.child.wait().await.ok();
+                let status = starting.child.wait().await.ok();
+                drop(starting);
                 Err(zygote.explain(config, status).await)
             }
             Err(_) => {
-                // An error means that it has ended meanwhile.
-                let _ = zygote.child.start_kill();
                 Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("not ready after {START_TIME:?}"))
                     .with_context("python", config.python.display()))
             }
@@ -388,6 +407,22 @@ mod tests {
         let expected = json!({"command": 7, "task": task.id.to_string(), "sizes": [8, 0, 12]});
         assert_eq!(serde_json::from_slice::<serde_json::Value>(line).unwrap(), expected);
         assert_eq!((&template[..], &payload[..]), (&b"echo {0}"[..], &br#"{"args":[1]}"#[..]));
+    }
+
+    #[tokio::test]
+    async fn what_never_gets_ready_ends_with_who_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut config = ProcessPoolConfig::new(1, dir.path());
+        config.worker_init = Some(format!("exec 4>'{}'; sleep 1000", fifo.display()));
+        let prepare = Prepare { socket: "", preload: &[], work_dir: "", output_dir: "" };
+        let opened = tokio::select! {
+            started = Zygote::start(&config, Path::new("worker.py"), &prepare) => panic!("{started:?}"),
+            opened = tokio::fs::File::open(&fifo) => opened,
+        };
+        // Nobody has it open for writing any more.
+        assert_eq!(opened.unwrap().read_to_end(&mut Vec::new()).await.unwrap(), 0);
     }
 
     #[test]

@@ -1604,6 +1604,26 @@ class Zygote(WorkerTest):
         self.assertEqual(zygote.process.wait(TIMEOUT_S), 0)
 
     @unittest.skipUnless(sys.platform == "linux", "only Linux tells a child of its parent's death")
+    def test_a_zygote_that_never_gets_ready_ends_with_its_manager(self):
+        fifo = self.fifo()
+        with open(os.path.join(self.directory, "hangs.py"), "w") as file:
+            file.write(f"import time\nopened = open({fifo!r}, 'w')\ntime.sleep(1000)\n")
+        first = {"socket": "", "preload": ["hangs"], "work_dir": self.work_dir, "output_dir": self.directory}
+        manager = f"""
+            import json, socket, subprocess, sys, time
+            ours, theirs = socket.socketpair()
+            subprocess.Popen([sys.executable, {WORKER!r}, "zygote"], stdin=theirs)
+            ours.sendall(json.dumps({first!r}).encode() + b"\\n")
+            time.sleep(1000)
+        """
+        environment = {**os.environ, "PYTHONPATH": self.directory}
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(manager)], env=environment)
+        with open(fifo) as reader:
+            process.kill()
+            process.wait(TIMEOUT_S)
+            self.assertEqual(reader.read(), "")
+
+    @unittest.skipUnless(sys.platform == "linux", "only Linux tells a child of its parent's death")
     def test_a_killed_zygote_takes_its_workers_along(self):
         zygote = ZygoteProcess(self)
         connection = zygote.fork_with(1, "import threading\ndef f(): threading.Event().wait()")
