@@ -14,7 +14,8 @@ use funcx_core::model::{
     Failure, Function, IdentityId, MapValue, Outcome, OutcomeKind, Task, TaskId, TaskSpec, limit,
 };
 use funcx_core::{Error, ErrorKind};
-use tower::{Layer, Service, ServiceExt, retry::RetryLayer, service_fn};
+use futures::FutureExt;
+use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit, retry::RetryLayer, service_fn};
 
 fn task(function: Function, arguments: &'static str) -> Task {
     Task::new(
@@ -254,4 +255,32 @@ async fn a_call_that_is_dropped_leaves_its_turn_to_one_who_waits() {
     let waiting = service.ready().await.unwrap().call(task(Function::native("f"), "x"));
     drop(dropped);
     assert_eq!(waiting.await.unwrap().payload, "value");
+}
+
+#[tokio::test]
+async fn a_call_that_does_not_run_takes_no_room_from_others() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(1));
+    let inner = {
+        let gate = Arc::clone(&gate);
+        service_fn(move |task: Task| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok::<_, Error>(Outcome::returned(&task, "value"))
+            }
+        })
+    };
+    let mut service = MemoizeLayer::with_capacity_bytes(1 << 20).layer(ConcurrencyLimit::new(inner, 2));
+    let call = |arguments: &'static str| task(Function::native("f"), arguments);
+    service.ready().await.unwrap().call(call("x")).await.unwrap();
+    let [mut answered, mut waits, mut other] = [service.clone(), service.clone(), service.clone()];
+    answered.ready().await.unwrap().call(call("x")).await.unwrap();
+    let leader = service.ready().await.unwrap().call(call("y"));
+    let waiting = waits.ready().await.unwrap().call(call("y"));
+    // One of two runs; neither who was answered nor who waits has the other place.
+    let running = other.ready().now_or_never().expect("there is room").unwrap().call(call("z"));
+    gate.add_permits(2);
+    let ended = futures::future::join3(leader, waiting, running).await;
+    assert_eq!(ended.1.unwrap().payload, "value");
+    assert_eq!(service.hits(), 2);
 }

@@ -133,6 +133,10 @@ where
         let key = MemoKey::own(&task.spec, &task.payload);
         let memory = Arc::clone(&self.memory);
         let turn = memory.lock().take_turn(key);
+        if !matches!(turn, Turn::Runs) {
+            // The service inside may keep room for a call since it was asked whether it is ready: nobody needs it now.
+            self.inner = self.inner.clone();
+        }
         match turn {
             Turn::Answered(value) => Either::Left(ready(Ok(Outcome::remembered(&task, value)))),
             Turn::Runs => {
