@@ -104,12 +104,13 @@ pub struct MemoCache {
     capacity_bytes: usize,
     bytes: usize,
     values: LruCache<MemoKey, Bytes>,
+    times_cleared: u64,
 }
 
 impl MemoCache {
     /// An empty memory for this many bytes, its own overhead included.
     pub fn new(capacity_bytes: usize) -> Self {
-        Self { capacity_bytes, bytes: 0, values: LruCache::unbounded() }
+        Self { capacity_bytes, bytes: 0, values: LruCache::unbounded(), times_cleared: 0 }
     }
 
     /// The value of an equal call.
@@ -140,6 +141,12 @@ impl MemoCache {
     pub fn clear(&mut self) {
         self.values.clear();
         self.bytes = 0;
+        self.times_cleared += 1;
+    }
+
+    /// How often it was told to forget everything: what was looked up elsewhere before the last time is not for it any more.
+    pub const fn times_cleared(&self) -> u64 {
+        self.times_cleared
     }
 
     /// Bytes that it occupies.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use funcx_core::contract::{Capacity, ExecutorEvent, PeerId};
 use funcx_core::message::{Hello, MAGIC, Message, ProtocolRange, Role, WireAttempt};
 use funcx_core::model::{
-    Function, FunctionKind, Hop, IdentityId, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec, Tick,
-    Timestamp,
+    Function, FunctionKind, Hop, IdentityId, Memoize, Now, Outcome, OutcomeKind, Task, TaskId, TaskSpec,
+    Tick, Timestamp,
 };
 use funcx_core::state::{LaneId, LinkId, LinkPolicy, Node, NodeConfig, NodeOutput, UplinkIdentity};
 use uuid::Uuid;
@@ -198,6 +198,55 @@ fn a_task_runs_below_and_its_outcome_is_kept_until_it_is_safe_above() {
     pair.upper.committed(*delivery);
     pair.settle(at(5));
     assert_eq!(pair.lower.uplink().unwrap().held(), 0);
+}
+
+/// Submits a memoized task, always with the same arguments. Whether it runs below; it ends in any case.
+fn runs(pair: &mut Pair, id: u128) -> bool {
+    let mut task = task(id);
+    task.spec = Arc::new(TaskSpec { memoize: Memoize::Own, ..TaskSpec::clone(&task.spec) });
+    assert!(pair.upper.submit(LaneId(0), vec![task], at(1)).is_empty());
+    let (mut ran, mut ended) = (false, false);
+    while !ended {
+        for output in outputs(&mut pair.upper) {
+            match output {
+                NodeOutput::Send(_, message) => pair.lower.handle_message_above(message, at(1)),
+                NodeOutput::Deliver(delivery, _) => {
+                    ended = true;
+                    pair.upper.committed(delivery);
+                }
+                _ => {}
+            }
+        }
+        for output in outputs(&mut pair.lower) {
+            match output {
+                NodeOutput::SendUp(message) => pair.upper.handle_message(pair.link, message, at(1)),
+                NodeOutput::Run(executor, tasks) => {
+                    ran = true;
+                    let outcomes = vec![Outcome::returned(&tasks[0], "value")];
+                    pair.lower.handle_executor(executor, ExecutorEvent::Outcomes(outcomes), at(1));
+                }
+                _ => {}
+            }
+        }
+    }
+    pair.settle(at(1));
+    ran
+}
+
+#[test]
+fn values_that_are_forgotten_above_answer_no_more_below() {
+    let mut pair = Pair::new();
+    pair.upper.memoize(0);
+    pair.lower.memoize(1 << 20);
+    pair.connect(at(0));
+    assert_eq!([runs(&mut pair, 1), runs(&mut pair, 2)], [true, false]);
+    pair.upper.forget_values();
+    assert_eq!([runs(&mut pair, 3), runs(&mut pair, 4)], [true, false]);
+    pair.lower.handle_closed_above();
+    pair.upper.handle_closed(pair.link, at(1));
+    pair.upper.forget_values();
+    pair.connect(at(1));
+    assert!(runs(&mut pair, 5), "it was away when they were forgotten");
 }
 
 #[test]

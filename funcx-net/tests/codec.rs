@@ -83,6 +83,7 @@ fn samples() -> Vec<Message> {
         Message::Cancel(vec![attempt(3)]),
         Message::OutcomesAcked(8),
         Message::Drain,
+        Message::ForgetValues,
         Message::Ping(250),
         Message::Abandon(vec![attempt(5)]),
         Message::Warm(Warm {
@@ -448,6 +449,7 @@ fn message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(Message::OutcomesAcked),
         Just(Message::Goodbye),
         Just(Message::Drain),
+        Just(Message::ForgetValues),
     ]
 }
 

@@ -95,6 +95,8 @@ pub enum Message {
     Abandon(Vec<WireAttempt>),
     /// Down: outcomes up to and including this sequence number are safe and can be forgotten.
     OutcomesAcked(u64),
+    /// Down: what calls have returned so far answers no equal ones any more, here or below.
+    ForgetValues,
     /// Down: finish what you hold, then say goodbye.
     Drain,
     /// Down: are you there?
@@ -332,6 +334,7 @@ impl Message {
             Self::Cancel(_) => "Cancel",
             Self::Abandon(_) => "Abandon",
             Self::OutcomesAcked(_) => "OutcomesAcked",
+            Self::ForgetValues => "ForgetValues",
             Self::Drain => "Drain",
             Self::Ping(_) => "Ping",
         }

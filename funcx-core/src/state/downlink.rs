@@ -239,6 +239,13 @@ impl Downlink {
         }
     }
 
+    /// Has the node forget what calls have returned.
+    pub fn forget_values(&mut self) {
+        if self.is_open() {
+            self.messages.push_back(Message::ForgetValues);
+        }
+    }
+
     /// Asks the node to finish and leave.
     pub fn drain(&mut self) {
         if self.is_open() {

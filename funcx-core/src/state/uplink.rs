@@ -59,6 +59,8 @@ pub enum UplinkEvent {
     Abandon(Vec<AttemptId>),
     /// Outcomes through this sequence number are safe above.
     Acknowledged(u64),
+    /// Forget what calls have returned.
+    ForgetValues,
     /// Finish what is held and leave.
     Drain,
     /// The node above does not take us.
@@ -205,6 +207,7 @@ impl Uplink {
                 self.events
                     .push_back(UplinkEvent::Abandon(attempts.into_iter().map(AttemptId::from).collect()));
             }
+            (State::Open, Message::ForgetValues) => self.events.push_back(UplinkEvent::ForgetValues),
             (State::Open, Message::Drain) => self.events.push_back(UplinkEvent::Drain),
             (State::Open, Message::Functions(batch)) => {
                 for hash in &batch.forget {

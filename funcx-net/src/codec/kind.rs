@@ -57,4 +57,5 @@ kinds! {
     Drain = 0x87,
     Ping = 0x88,
     Abandon = 0x89,
+    ForgetValues = 0x8a,
 }

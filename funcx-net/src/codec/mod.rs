@@ -93,7 +93,7 @@ pub fn encode(message: Message) -> Result<Frame> {
         Message::Pong(number) | Message::Ping(number) | Message::OutcomesAcked(number) => {
             Encoder::new(kind, 0).finish(&number)
         }
-        Message::Goodbye | Message::Drain => Encoder::new(kind, 0).finish(&()),
+        Message::Goodbye | Message::Drain | Message::ForgetValues => Encoder::new(kind, 0).finish(&()),
         Message::Functions(mut batch) => {
             bounded(batch.heads.len(), limit::MAX_BATCH_TASKS)?;
             bounded(batch.forget.len(), MAX_FORGET)?;
@@ -152,6 +152,7 @@ fn decode_kind(kind: Kind, frame: &Bytes) -> Result<Message> {
         Kind::OutcomesAcked => Message::OutcomesAcked(header::read(header)?),
         Kind::Goodbye => header::read(header).map(|()| Message::Goodbye)?,
         Kind::Drain => header::read(header).map(|()| Message::Drain)?,
+        Kind::ForgetValues => header::read(header).map(|()| Message::ForgetValues)?,
         Kind::Functions => {
             let (heads, forget): (Batch<FunctionHead>, List<FunctionHash, MAX_FORGET>) =
                 header::read(header)?;

@@ -107,19 +107,22 @@ impl Service {
         let Some(keys) = MemoKeys::wanted(spec, batch.function, endpoint) else { return Ok(Vec::new()) };
         let keys: Vec<MemoKey> = batch.arguments.iter().map(|arguments| keys.of(arguments)).collect();
         let mut known: HashMap<MemoKey, Option<Bytes>> = HashMap::new();
-        {
+        let times_cleared = {
             let mut memo = self.memo.lock();
             for key in &keys {
                 known.entry(*key).or_insert_with(|| memo.find(key));
             }
-        }
+            memo.times_cleared()
+        };
         let missing = known.iter().filter(|(_, value)| value.is_none());
         let missing: Vec<MemoKey> = missing.map(|(key, _)| *key).collect();
         if !missing.is_empty() {
             let found = self.store.remembered(&missing, *room).await?;
             let mut memo = self.memo.lock();
+            // A purge may have come between.
+            let is_current = memo.times_cleared() == times_cleared;
             for (key, value) in missing.into_iter().zip(found) {
-                value.iter().for_each(|value| memo.insert(key, value));
+                value.iter().filter(|_| is_current).for_each(|value| memo.insert(key, value));
                 known.insert(key, value);
             }
         }

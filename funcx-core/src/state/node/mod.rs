@@ -362,9 +362,15 @@ impl<P: PlacementPolicy + Default> Node<P> {
         self.dispatcher.memoize(capacity_bytes);
     }
 
-    /// Forgets the values that it remembers: those of calls that are forgotten themselves must answer no more.
+    /// Forgets the values that are remembered here and below: those of calls that are forgotten themselves must answer no
+    /// more. Nodes that are away forget when they are back.
     pub fn forget_values(&mut self) {
         self.dispatcher.forget_values();
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in links {
+            self.links.get_mut(&link).into_iter().for_each(|entry| entry.session.forget_values());
+            self.flush(link);
+        }
     }
 
     /// Whether it looks at which memoized calls are equal.

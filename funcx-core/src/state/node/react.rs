@@ -135,6 +135,10 @@ impl<P: PlacementPolicy + Default> Node<P> {
         let stale = self.dispatcher.reconcile(peer, held, now);
         if let Some(entry) = self.links.get_mut(&link) {
             entry.session.send_abandon(&stale);
+            if self.dispatcher.memoizes() {
+                // Some may have been forgotten here while it was away.
+                entry.session.forget_values();
+            }
             if self.draining {
                 entry.session.drain();
             }
@@ -273,6 +277,7 @@ impl<P: PlacementPolicy + Default> Node<P> {
                 UplinkEvent::Abandon(attempts) => {
                     self.dispatcher.abandon(attempts.into_iter().map(|attempt| attempt.task), now);
                 }
+                UplinkEvent::ForgetValues => self.forget_values(),
                 UplinkEvent::Drain => self.drain(now),
                 UplinkEvent::Refused(refused) => self.outputs.push_back(NodeOutput::RefusedAbove(refused)),
                 UplinkEvent::Failed(reason) => self.outputs.push_back(NodeOutput::CloseUp(reason)),
