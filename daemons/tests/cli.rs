@@ -15,6 +15,7 @@ use serde_json::Value;
 
 /// Python functions to run.
 const SOURCE: &str = "\
+import os
 import time
 
 def mean(values, scale=1):
@@ -33,6 +34,14 @@ def bad():
 def slow():
     print('begun', flush=True)
     time.sleep(600)
+
+def now():
+    return time.time_ns()
+
+def when(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return path
 ";
 
 /// What a command gave.
@@ -334,9 +343,9 @@ fn what_is_wrong_with_a_map_is_said_before_it_begins() {
     let fabric = Fabric::start();
     let cut = fabric.run_with(&["map", "functions.py:greet"], "1\n[2").aside(Exit::Usage);
     assert!(cut.contains("line 2: not JSON"), "{cut}");
-    for chunk in ["0", "65537", "-1", "many"] {
-        let chunk = format!("--chunk={chunk}");
-        fabric.run_with(&["map", &chunk, "functions.py:greet"], "1").aside(Exit::Usage);
+    for chunk in ["0", "65537", "-1", "18446744073709551616", "many"] {
+        let said = fabric.run_with(&["map", "--chunk", chunk, "functions.py:greet"], "1").aside(Exit::Usage);
+        assert!(said.contains("1..=65536"), "{said}");
     }
     fabric.run_with(&["map"], "1").aside(Exit::Usage);
     fabric.run_with(&["map", "functions.py:greet", "--input", "nowhere"], "1").aside(Exit::Usage);
@@ -344,6 +353,20 @@ fn what_is_wrong_with_a_map_is_said_before_it_begins() {
     let shell = fabric.run_with(&["map", "--function", shell.trim_end()], "1").aside(Exit::Usage);
     assert!(shell.contains("cannot be mapped") && shell.contains("funcx run"), "{shell}");
     assert_eq!(fabric.run(&["task", "list", "--json"]).json(Exit::Success)["tasks"], serde_json::json!([]));
+}
+
+#[test]
+fn a_purged_value_is_made_anew() {
+    let fabric = Fabric::start();
+    let now = || fabric.run(&["run", "--memoize", "functions.py:now"]).out(Exit::Success);
+    let value = now();
+    assert_eq!(now(), value);
+    let page = fabric.run(&["task", "list", "--json"]).json(Exit::Success);
+    let tasks = page["tasks"].as_array().expect("tasks");
+    let ids = tasks.iter().map(|task| task["task_id"].as_str().expect("an id"));
+    let purge: Vec<&str> = ["task", "purge"].into_iter().chain(ids).collect();
+    fabric.run(&purge).out(Exit::Success);
+    assert_ne!(now(), value);
 }
 
 #[test]
@@ -370,6 +393,55 @@ fn an_interrupt_cancels_the_chunks_of_a_map() {
     assert!(said.aside.contains("cancelling the 7 calls"), "{}", said.aside);
     let out = said.out(Exit::TaskFailed);
     assert_eq!(out.lines().filter(|line| line.starts_with("error: cancelled: ")).count(), 7, "{out}");
+}
+
+#[test]
+fn an_interrupt_while_a_map_is_submitted_cancels_what_was_accepted() {
+    let fabric = Fabric::start();
+    fs::write(fabric.desk.path("lines"), "[]\n".repeat(50_000)).expect("a file");
+    let run = fabric
+        .command(&["map", "functions.py:slow", "--chunk", "1", "--input", "lines"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let load = || {
+        let list = fabric.run(&["endpoint", "list", "--json"]).json(Exit::Success);
+        let of = |name| list["endpoints"][0][name].as_u64().expect("a number");
+        of("queued") + of("leased")
+    };
+    while load() == 0 {}
+    interrupt(&run, Signal::SIGINT);
+    let said = Said::new(run.wait_with_output().expect("output"));
+    assert!(said.exit.is_some_and(|exit| exit != 0) && said.aside.contains("cancelling"), "{}", said.aside);
+    while load() > 0 {}
+}
+
+#[test]
+fn a_map_ends_when_nobody_reads_its_results() {
+    let fabric = Fabric::start();
+    let lines =
+        ["now", "then", "never", "never", "never"].map(|name| format!("{:?}\n", fabric.desk.path(name)));
+    fs::write(fabric.desk.path("lines"), lines.concat()).expect("a file");
+    fs::write(fabric.desk.path("now"), "").expect("a file");
+    let mut run = fabric
+        .command(&["map", "functions.py:when", "--chunk", "1", "--input", "lines"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut reader = BufReader::new(run.stdout.take().expect("a pipe"));
+    reader.read_line(&mut String::new()).expect("a line");
+    drop(reader);
+    fs::write(fabric.desk.path("then"), "").expect("a file");
+    let said = Said::new(run.wait_with_output().expect("output")).aside(Exit::Success);
+    assert!(said.contains("nobody reads any further: cancelling 3 calls"), "{said}");
+    let cancelled = || {
+        let page = fabric.run(&["task", "list", "--json"]).json(Exit::Success);
+        let tasks = page["tasks"].as_array().expect("tasks");
+        tasks.iter().filter(|task| task["outcome"] == "cancelled").count()
+    };
+    while cancelled() < 3 {}
 }
 
 #[test]

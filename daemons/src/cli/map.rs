@@ -3,14 +3,16 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
-use clap::{Args, builder::RangedU64ValueParser};
-use funcx_core::model::{FunctionId, FunctionKind, limit};
-use funcx_net::client::{CallFailure, CallResult, Chunk, FunctionRegistration, MapChunk, MapOptions, MapRun};
+use clap::Args;
+use funcx_core::model::{ErrorKind, FunctionId, FunctionKind, TaskGroupId, limit};
+use funcx_net::client::{
+    CallFailure, CallResult, Chunk, Client, FunctionRegistration, MapChunk, MapOptions, MapRun,
+};
 use serde_json::{Value, json, value::RawValue};
 
 use super::common::{Common, find_endpoint};
 use super::lines;
-use super::output::{Output, print, print_aside};
+use super::output::{Output, print_aside, print_while_read};
 use super::run::{Limits, What};
 use super::source::Source;
 use crate::exit::{Exit, Failed};
@@ -20,8 +22,9 @@ use crate::signal::Stop;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each line of the input is the arguments of one call, in JSON. An array is its positional arguments, an object its named ones,
-anything else its only argument; a native function takes each value as it is. Lines that are no JSON are texts. Blank lines
-count for nothing.
+anything else its only argument; a native function takes each value as it is. Lines that are no JSON are texts, unless they begin
+with `[`, `{` or `\"`: then nothing is called, and the line is named, for the file may have been cut there. Blank lines count for
+nothing.
 
 Each line of the output is the value of one call, in JSON and in the order of the input, or `error:` and the reason. With
 --json it is an object with `index`, from 0, and `value` or `outcome` and `failure`. What the calls wrote, and tracebacks,
@@ -33,7 +36,8 @@ Examples:
   ls *.tif | funcx map --function ID --walltime '5 min'
 
 The calls of a chunk are one task: they run one after the other in one worker, and time limits are for all of them together.
-Ctrl-C cancels what has not ended; a second one stops waiting for it.")]
+With --memoize it is the chunk that is remembered: say --chunk, and the same calls in the same order are found again.
+Ctrl-C cancels what has not ended; a second one stops waiting for it. So does a reader such as `head` that has enough.")]
 pub struct Options {
     /// Endpoint, by id or name; needed if you have several
     #[arg(long, short, env = "FUNCX_ENDPOINT_ID", value_name = "ID or NAME")]
@@ -51,7 +55,7 @@ pub struct Options {
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     pub input: PathBuf,
     /// Calls in one task; if not given, what suits their number and the workers of the endpoint
-    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=limit::MAX_CHUNK_CALLS as u64), value_name = "NUMBER")]
+    #[arg(long, allow_negative_numbers = true, value_parser = chunk, value_name = "NUMBER")]
     pub chunk: Option<usize>,
     /// How hard, how soon and how long to try.
     #[command(flatten)]
@@ -71,13 +75,17 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
         Some(arguments) => arguments,
         None => lines::read(&options.input, kind)?,
     };
-    let map =
-        MapOptions { chunk: options.chunk.map_or(Chunk::Auto, Chunk::Fixed), call: options.limits.options() };
     let mut stop = Stop::new()?;
     let client = common.patient_client()?;
+    let group = client.task_group();
+    let map = MapOptions {
+        chunk: options.chunk.map_or(Chunk::Auto, Chunk::Fixed),
+        call: options.limits.options(),
+        group: Some(group),
+    };
     let mut run = tokio::select! {
         run = client.map(endpoint.endpoint_id, function, arguments, map) => run?,
-        () = stop.wait() => bail!("stopped while calls were submitted; `funcx task list` shows those that were accepted"),
+        () = stop.wait() => return give_up(&client, group, &mut stop).await,
     };
     if !endpoint.connected {
         print_aside(&format!("endpoint {} is not connected; the tasks wait for it", endpoint.name))?;
@@ -88,6 +96,26 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
             print_aside(&format!("{failed} calls failed"))?;
             Ok(Exit::TaskFailed.into())
         }
+    }
+}
+
+/// Cancels what was accepted before all calls were submitted.
+async fn give_up(client: &Client, group: TaskGroupId, stop: &mut Stop) -> Result<ExitCode> {
+    print_aside(&format!("cancelling the calls that were submitted, task group {group}"))?;
+    let cancel = async {
+        client.cancel_group(group).await?;
+        // A request that was on its way has been accepted by now.
+        client.cancel_group(group).await
+    };
+    let report = tokio::select! {
+        report = cancel => report,
+        () = stop.wait() => bail!("gave up waiting; `funcx task list --group {group}` shows what was accepted"),
+    };
+    match report {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            bail!("cannot cancel what was accepted of task group {group}: {error}")
+        }
+        _ => bail!("stopped before all calls were submitted; those that were are cancelled"),
     }
 }
 
@@ -102,6 +130,12 @@ impl Options {
             }
         })
     }
+}
+
+fn chunk(text: &str) -> std::result::Result<usize, String> {
+    const MOST: usize = limit::MAX_CHUNK_CALLS;
+    let calls = text.parse().ok().filter(|calls| (1..=MOST).contains(calls));
+    calls.ok_or_else(|| format!("a task takes 1..={MOST} calls"))
 }
 
 fn can_be_mapped(kind: FunctionKind) -> Result<()> {
@@ -129,15 +163,19 @@ async fn show_all(output: Output, run: &mut MapRun, stop: &mut Stop) -> Result<u
                 }
             },
         };
-        match chunk {
-            Some(chunk) => failed += show(output, &chunk)?,
-            None => return Ok(failed),
+        let Some(chunk) = chunk else { return Ok(failed) };
+        let (is_read, failures) = show(output, &chunk)?;
+        failed += failures;
+        if !is_read && !is_cancelled {
+            print_aside(&format!("nobody reads any further: cancelling {} calls", run.calls_left()))?;
+            run.cancel().await?;
+            return Ok(failed);
         }
     }
 }
 
-/// Prints the results of a chunk. Gives the number of its calls that failed.
-fn show(output: Output, chunk: &MapChunk) -> Result<usize> {
+/// Prints the results of a chunk. Gives whether somebody reads them, and the number of its calls that failed.
+fn show(output: Output, chunk: &MapChunk) -> Result<(bool, usize)> {
     print_aside(&chunk.task.stdout)?;
     print_aside(&chunk.task.stderr)?;
     let (mut lines, mut aside, mut failed) = (String::new(), String::new(), 0);
@@ -154,9 +192,9 @@ fn show(output: Output, chunk: &MapChunk) -> Result<usize> {
             }
         }
     }
-    print(&lines)?;
+    let is_read = print_while_read(&lines)?;
     print_aside(&aside)?;
-    Ok(failed)
+    Ok((is_read, failed))
 }
 
 fn line(result: &CallResult) -> Result<String> {

@@ -41,24 +41,28 @@ impl Output {
 
 /// Prints a text, and ends the line if the text does not.
 pub(super) fn print(text: &str) -> Result<()> {
+    print_while_read(text).map(drop)
+}
+
+/// As [`print`]; `false` if nobody reads any further, as `head` that has what it wants.
+pub(super) fn print_while_read(text: &str) -> Result<bool> {
     write(&mut io::stdout().lock(), text)
 }
 
 /// As [`print`], on standard error.
 pub(super) fn print_aside(text: &str) -> Result<()> {
-    write(&mut io::stderr().lock(), text)
+    write(&mut io::stderr().lock(), text).map(drop)
 }
 
-fn write(to: &mut impl Write, text: &str) -> Result<()> {
+fn write(to: &mut impl Write, text: &str) -> Result<bool> {
     if text.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let end = if text.ends_with('\n') { "" } else { "\n" };
     match to.write_all(text.as_bytes()).and_then(|()| to.write_all(end.as_bytes())).and_then(|()| to.flush())
     {
-        // The reader, such as `head`, has what it wants.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write the answer"),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot write the answer"),
     }
 }
 

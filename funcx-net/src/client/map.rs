@@ -24,6 +24,9 @@ pub struct MapOptions {
     pub chunk: Chunk,
     /// What each task asks for. Walltime, attempts and times hold for all its calls together.
     pub call: CallOptions,
+    /// The group of the tasks, which should hold no others; a new one if not given. By it, who gives up while calls are still
+    /// being submitted can cancel those that were accepted ([`Client::cancel_group`]).
+    pub group: Option<TaskGroupId>,
 }
 
 /// What became of one call: its value, as JSON (a string with the serialized value for globus-compute functions).
@@ -68,9 +71,18 @@ pub struct MapRun {
     /// Calls whose results were told.
     told: usize,
     outcomes: Outcomes,
-    /// Tasks that ended before their turn; `None` if the outcome is to be asked for again.
-    early: IdMap<TaskId, Option<TaskView>>,
-    early_bytes: usize,
+    /// What is known of each of them.
+    known: IdMap<TaskId, Known>,
+    kept_bytes: usize,
+}
+
+/// What is known of a task whose end was not told.
+enum Known {
+    Nothing,
+    /// It has ended before its turn.
+    Outcome(Box<TaskView>),
+    /// It has, and its outcome is to be asked for again.
+    Ended,
 }
 
 impl Client {
@@ -80,6 +92,9 @@ impl Client {
     ///
     /// A call that fails does so alone. A task that is cancelled, lost or out of time takes all its calls with it; those of a
     /// lost task that is attempted again run again, all of them.
+    ///
+    /// **Cancellation.** If the future is dropped, what was accepted goes on; [`MapOptions::group`] names it. A request that was
+    /// on its way may be accepted a moment later.
     ///
     /// # Errors
     /// Those of all methods, and `InvalidInput` or `LimitExceeded` if the chunk is too small or too large. What was accepted
@@ -97,7 +112,7 @@ impl Client {
         };
         let cut = Cut::new(options.chunk, arguments.len(), workers)?;
         let target = CallTarget { endpoint, function, how: options.call };
-        let group = new_group()?;
+        let group = options.group.map_or_else(new_group, Ok)?;
         let mut left = VecDeque::new();
         if let Err(error) = submit_all(self.api(), group, &target, arguments, cut, &mut left).await {
             if !left.is_empty()
@@ -110,11 +125,11 @@ impl Client {
         Ok(MapRun {
             client: self.clone(),
             group,
+            known: left.iter().map(|(id, _)| (*id, Known::Nothing)).collect(),
             left,
             told: 0,
             outcomes: self.outcomes(group, None),
-            early: IdMap::default(),
-            early_bytes: 0,
+            kept_bytes: 0,
         })
     }
 }
@@ -192,24 +207,39 @@ impl MapRun {
 
     async fn outcome(&mut self, id: TaskId) -> Result<TaskView> {
         loop {
-            if self.early.get(&id).is_some_and(Option::is_none) {
-                let task = self.client.task(id).await?;
-                self.early.remove(&id);
-                return Ok(task);
-            }
-            if let Some(task) = self.early.remove(&id).flatten() {
-                self.early_bytes -= size(&task);
-                return Ok(task);
+            match self.known.get(&id) {
+                Some(Known::Outcome(_)) => {
+                    if let Some(Known::Outcome(task)) = self.known.remove(&id) {
+                        self.kept_bytes -= size(&task);
+                        return Ok(*task);
+                    }
+                }
+                Some(Known::Ended) => {
+                    let task = self.client.task(id).await?;
+                    self.known.remove(&id);
+                    return Ok(task);
+                }
+                Some(Known::Nothing) | None => {}
             }
             let Some(outcome) = self.outcomes.next().await else { continue };
             let task = outcome?;
             if task.task_id == id {
+                self.known.remove(&id);
                 return Ok(task);
             }
-            let bytes = size(&task);
-            let keeps = self.early_bytes + bytes <= EARLY_BYTES;
-            self.early_bytes += if keeps { bytes } else { 0 };
-            self.early.insert(task.task_id, keeps.then_some(task));
+            self.keep(task);
+        }
+    }
+
+    /// Keeps the outcome of a task whose turn has not come. Outcomes may be told again after a connection broke.
+    fn keep(&mut self, task: TaskView) {
+        let Some(known @ Known::Nothing) = self.known.get_mut(&task.task_id) else { return };
+        let bytes = size(&task);
+        if self.kept_bytes + bytes <= EARLY_BYTES {
+            self.kept_bytes += bytes;
+            *known = Known::Outcome(Box::new(task));
+        } else {
+            *known = Known::Ended;
         }
     }
 }
