@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use funcx_core::model::{
-    EndpointId, FunctionId, FunctionKind, IdentityId, Memoize, OutcomeKind, TaskGroupId, TaskId,
+    EndpointId, FunctionId, FunctionKind, IdentityId, Memoize, OutcomeKind, TaskGroupId, TaskId, limit,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -177,9 +177,22 @@ pub struct Calls {
     pub arguments: Vec<Box<RawValue>>,
     /// Calls in one task, from 1 to 65536; the last task may have fewer. Each task then maps the function over its
     /// arguments, in order and in one worker: one id, one outcome, one walltime. A call for each task if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "chunk", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 65536)]
     pub chunk: Option<u32>,
+}
+
+/// A number of calls, if it is one that a number of calls could be.
+fn chunk<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let number = Option::<serde_json::Number>::deserialize(from)?;
+    let calls = |number: serde_json::Number| {
+        let calls = number.as_u64().and_then(|calls| u32::try_from(calls).ok());
+        calls.ok_or_else(|| {
+            let most = limit::MAX_CHUNK_CALLS;
+            D::Error::custom(format!("`chunk` must be from 1 to {most} (MAX_CHUNK_CALLS), not {number}"))
+        })
+    };
+    number.map(calls).transpose()
 }
 
 /// What a task asks for. Each absent field asks for nothing special.

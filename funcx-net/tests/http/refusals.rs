@@ -106,7 +106,7 @@ async fn malformed_requests_are_told_where() {
         (
             "/v1/submit",
             json!({ "endpoint_id": NOBODY, "tasks": [{ "function_id": NOBODY, "arguments": [], "chunk": -1 }] }),
-            vec!["chunk"],
+            vec!["chunk", "1 to 65536", "-1"],
         ),
         ("/v1/functions", json!({ "name": "f", "kind": "cobol" }), vec!["kind", "cobol"]),
         ("/v3/functions", json!({ "function_name": 1, "function_code": "" }), vec!["function_name"]),
