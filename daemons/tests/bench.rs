@@ -79,7 +79,7 @@ fn sizes_that_make_no_sense_are_refused_with_the_range_that_does() {
         (["strong-scaling", "--workers", "64,0"], "1..=1048576"),
         (["strong-scaling", "--workers", "1048577"], "1..=1048576"),
         (["strong-scaling", "--tasks", "0"], "1..=100000000"),
-        (["weak-scaling", "--workers", "-1"], ""),
+        (["weak-scaling", "--workers", "0"], "1..=1048576"),
         (["prefetch", "--prefetch", "65537"], "0..=65536"),
         (["internal-batching", "--tasks", "0"], "1..=100000000"),
         (["map", "--chunks", "0"], "1..=4096"),
@@ -98,7 +98,7 @@ fn sizes_that_make_no_sense_are_refused_with_the_range_that_does() {
         let refused = run(temporary.path(), &arguments);
         let said = String::from_utf8(refused.stderr).unwrap();
         assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {said}");
-        assert!(said.contains(arguments[1]) || said.contains("unexpected"), "{arguments:?}: {said}");
+        assert!(said.contains(arguments[1]), "{arguments:?}: {said}");
         assert!(said.contains(range), "{arguments:?}: {said}");
     }
     assert_nothing_is_left(&temporary);

@@ -215,16 +215,22 @@ def arguments(words=None):
     return options
 
 
+#: A terminal that is closed ends what runs in it, unless `nohup` has said otherwise.
+ENDING = [signal.SIGINT, signal.SIGTERM]
+if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    ENDING.append(signal.SIGHUP)
+
+
 def interrupted(*_):
     """Stops once; what follows must not be interrupted again."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main():
     options = arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, interrupted)
     machine.adopt_orphans()
     comparison = Comparison(options, options.output)

@@ -249,6 +249,11 @@ class Harness(unittest.TestCase):
         self.assertEqual(comparison.records, [])
 
     def test_interrupted_it_leaves_nothing_behind(self):
+        for number in (signal.SIGINT, signal.SIGHUP):
+            with self.subTest(signal=number):
+                self.interrupt(number)
+
+    def interrupt(self, number):
         with tempfile.TemporaryDirectory() as directory:
             stuck, started = pathlib.Path(directory) / "funcx", pathlib.Path(directory) / "started"
             os.mkfifo(started)
@@ -261,7 +266,7 @@ class Harness(unittest.TestCase):
                 [sys.executable, HERE / "compare.py", *options], env=environment, stderr=subprocess.PIPE, text=True
             )
             pid = int(started.read_text(encoding="ascii"))
-            harness.send_signal(signal.SIGINT)
+            harness.send_signal(number)
             _, said = harness.communicate(timeout=60)
             self.assertEqual(harness.returncode, 130, said)
             self.assertIn("interrupted; everything that was started is stopped", said)

@@ -195,7 +195,10 @@ async fn supervised<T>(
     work: impl AsyncFnOnce(&Run, &Machine) -> Result<T>,
 ) -> Result<T> {
     let mut signals = signal::Stop::new()?;
-    let machine = Machine::look(&options.python).await;
+    let machine = tokio::select! {
+        machine = Machine::look(&options.python) => machine,
+        () = signals.wait() => return Err(Failed::new(Exit::Failure, "interrupted").into()),
+    };
     let stop = CancellationToken::new();
     let run = Run::new(options, stop.clone())?;
     let watch = tokio::spawn(async move {

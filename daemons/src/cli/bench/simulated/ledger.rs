@@ -76,13 +76,13 @@ impl Ledger {
         self.run.lock().ended
     }
 
-    /// Resolves when so many tasks have ended.
+    /// Resolves when so many tasks have ended, rightly or not.
     pub(super) async fn until(&self, ended: u64) {
         loop {
             let moved = self.moved.notified();
             {
                 let mut run = self.run.lock();
-                if run.ended >= ended {
+                if run.ended + run.wrong >= ended {
                     return;
                 }
                 run.awaited = ended;
@@ -111,7 +111,6 @@ impl Ledger {
                 }
             }
         }
-        // One that is wrong is found when all the others are there.
         if run.ended + run.wrong >= run.awaited {
             self.moved.notify_one();
         }

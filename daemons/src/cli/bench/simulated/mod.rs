@@ -258,8 +258,8 @@ impl Fabric {
         while self.ledger.ended() < ended {
             let before = self.ledger.ended();
             let moved = tokio::time::timeout(STALLED, self.ledger.until(ended)).await;
+            self.ledger.check()?;
             if moved.is_err() && self.ledger.ended() == before {
-                self.ledger.check()?;
                 bail!("no task has ended for {} s; {before} have", STALLED.as_secs());
             }
         }
