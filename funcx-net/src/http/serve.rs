@@ -16,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
+use crate::transport::let_wait;
+
 /// Connections at the same time. Further ones wait in the backlog of the socket.
 pub const MAX_CONNECTIONS: usize = 16_384;
 
@@ -41,6 +43,7 @@ pub async fn serve(
         // Nobody waits for it if the server has failed.
         let _ = stopping.send(());
     };
+    let_wait(&listener)?;
     let listener = Bounded { listener, room: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
     let serving = axum::serve(listener, router).with_graceful_shutdown(signal);
     let deadline = async {

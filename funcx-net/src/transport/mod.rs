@@ -40,6 +40,7 @@ use funcx_core::model::{Error, ErrorKind, Result, limit};
 pub use framed::{FramedStream, MAX_QUEUED_BYTES};
 pub use memory::MemoryTransport;
 pub use tcp::TcpTransport;
+pub(crate) use tcp::let_wait;
 pub use unix::UnixTransport;
 pub use websocket::WebSocketTransport;
 

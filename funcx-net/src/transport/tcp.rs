@@ -1,11 +1,12 @@
 //! TCP, without encryption.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use funcx_core::contract::{Address, Connection, Listener, Transport, TransportCapability};
 use funcx_core::model::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use nix::sys::socket::{Backlog, listen};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{FramedStream, broken, invalid, refused, rest};
@@ -37,6 +38,7 @@ impl Transport for TcpTransport {
             let host_and_port = host_and_port(address, "listen")?;
             let listener =
                 TcpListener::bind(host_and_port).await.map_err(|error| refused(address, "listen", error))?;
+            let_wait(&listener).map_err(|error| refused(address, "listen", error))?;
             let local = listener.local_addr().map_err(|error| refused(address, "listen", error))?;
             Ok(Box::new(Accepting { listener, local }) as Box<dyn Listener>)
         }
@@ -61,6 +63,12 @@ impl Listener for Accepting {
         }
         .boxed()
     }
+}
+
+/// Lets as many connections wait to be accepted as the system allows. Who finds no place among them tries again a second
+/// later, which a thousand clients or managers that come at the same moment would notice.
+pub(crate) fn let_wait(listener: &TcpListener) -> io::Result<()> {
+    Ok(listen(listener, Backlog::MAXALLOWABLE)?)
 }
 
 fn connection(stream: TcpStream) -> Result<Box<dyn Connection>> {
