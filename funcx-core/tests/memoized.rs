@@ -218,6 +218,19 @@ fn one_who_waits_ends_when_its_own_time_is_over() {
 }
 
 #[test]
+fn a_call_that_has_to_begin_in_time_runs() {
+    let mut bench = Bench::new(CACHE_BYTES);
+    let (spec, _) = (spec(1, Memoize::Own, 0), bench.peer(0, 8));
+    let first = bench.submit(0, &spec, "x");
+    let mut hurried = Task::new(TaskId::from_u128(100), Arc::clone(&spec), "x");
+    hurried.start_by = Tick::from_nanos(50);
+    let now = bench.now();
+    assert!(bench.real.submit(LaneId(0), vec![hurried], now).is_empty());
+    bench.drain();
+    assert_eq!(bench.runs(), [first, TaskId::from_u128(100)]);
+}
+
+#[test]
 fn values_do_not_cross_owners() {
     let mut bench = Bench::new(CACHE_BYTES);
     let (peer, _) = (bench.peer(0, 8), bench.peer(1, 8));

@@ -8,7 +8,7 @@ use super::list::List;
 use super::{Dispatcher, Entry, LaneId};
 use crate::contract::PlacementPolicy;
 use crate::memo::{MemoCache, MemoKey, lasting_value};
-use crate::model::{IdMap, Memoize, Outcome, Task, TaskSpec};
+use crate::model::{IdMap, Memoize, Outcome, Task, Tick};
 
 /// What a dispatcher knows about memoized calls.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl<P: PlacementPolicy + Default> Dispatcher<P> {
             return;
         }
         let leader = flights.under_way.get(&(lane, memo)).map(|flight| flight.leader as usize);
-        let waits = leader.is_some_and(|leader| may_wait(&task.spec, &self.tasks[leader]));
+        let waits = leader.is_some_and(|leader| may_wait(&task, &self.tasks[leader]));
         let key = self.insert(lane, task);
         let Some(flights) = &mut self.flights else { return };
         let state = &mut self.lanes[lane.0 as usize];
@@ -158,13 +158,13 @@ fn key_of(task: &Task) -> Option<MemoKey> {
 }
 
 /// Whether a call loses nothing by waiting for an equal one: that has been given out, or would be given out before because
-/// it has the same owner, asks for the same and is no less urgent.
-fn may_wait(spec: &TaskSpec, leader: &Entry) -> bool {
-    let ahead = &leader.task.spec;
+/// it has the same owner, asks for the same and is no less urgent. One that has to begin by some time would not, so it runs.
+fn may_wait(task: &Task, leader: &Entry) -> bool {
+    let (spec, ahead) = (&task.spec, &leader.task.spec);
     let is_ahead = || {
         ahead.owner == spec.owner
             && ahead.limits.priority >= spec.limits.priority
             && ahead.shape == spec.shape
     };
-    leader.peer.is_some() || is_ahead()
+    task.start_by == Tick::NEVER && (leader.peer.is_some() || is_ahead())
 }
