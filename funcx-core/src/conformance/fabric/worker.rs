@@ -89,8 +89,7 @@ impl Fabric {
         crew.allowed = slots;
         if slots < crew.workers {
             self.let_go(place, index);
-        } else {
-            // Also if they are those that should have gone: the node has taken their slots back.
+        } else if slots > crew.workers {
             crew.workers = slots;
             self.say_capacity(place, index);
         }

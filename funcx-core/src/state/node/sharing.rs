@@ -122,11 +122,11 @@ impl<P: PlacementPolicy + Default> Node<P> {
         while let Some((index, slots)) = sharing.warm.poll_output() {
             changed = true;
             let lane = sharing.lanes[index].0;
-            // What it loses it gets no more tasks for, at once; what it wins it says when it has it.
+            // What it loses it gets no more tasks for, at once; what it wins it says when it has it, unless it still has what
+            // it should have lost.
             for (peer, entry) in &self.peers {
                 if let Peer::Executor { capacity } = entry
                     && self.dispatcher.lane_of(*peer) == Some(lane)
-                    && slots < capacity.slots
                 {
                     self.dispatcher.set_capacity(*peer, usable(*capacity, slots));
                 }
