@@ -407,7 +407,7 @@ fn an_interrupt_while_a_map_is_submitted_cancels_what_was_accepted() {
         .expect("the program starts");
     let load = || {
         let list = fabric.run(&["endpoint", "list", "--json"]).json(Exit::Success);
-        let of = |name| list["endpoints"][0][name].as_u64().expect("a number");
+        let of = |name| list[0][name].as_u64().expect("a number");
         of("queued") + of("leased")
     };
     while load() == 0 {}

@@ -1,14 +1,14 @@
 //! `funcx map`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, pin::pin, process::ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use funcx_core::model::{ErrorKind, FunctionId, FunctionKind, TaskGroupId, limit};
-use funcx_net::client::{
-    CallFailure, CallResult, Chunk, Client, FunctionRegistration, MapChunk, MapOptions, MapRun,
-};
+use funcx_core::model::{FunctionId, FunctionKind, limit};
+use funcx_net::client::{CallFailure, CallResult, Chunk, FunctionRegistration, MapChunk, MapOptions, MapRun};
+use futures::FutureExt;
 use serde_json::{Value, json, value::RawValue};
+use tokio::sync::oneshot;
 
 use super::common::{Common, find_endpoint};
 use super::lines;
@@ -83,9 +83,21 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
         call: options.limits.options(),
         group: Some(group),
     };
-    let mut run = tokio::select! {
-        run = client.map(endpoint.endpoint_id, function, arguments, map) => run?,
-        () = stop.wait() => return give_up(&client, group, &mut stop).await,
+    let (tell, told) = oneshot::channel();
+    let (mut tell, told) = (Some(tell), told.map(drop));
+    let mut submitting = pin!(client.map_until(endpoint.endpoint_id, function, arguments, map, told));
+    let mut run = loop {
+        tokio::select! {
+            run = &mut submitting => break run.with_context(|| format!("task group {group}"))?,
+            () = stop.wait() => match tell.take() {
+                // An error means that the map has just been submitted: then the next signal is for what runs.
+                Some(tell) => {
+                    let _ = tell.send(());
+                    print_aside("cancelling the calls that were submitted")?;
+                }
+                None => bail!("gave up waiting; `funcx task list --group {group}` shows what was accepted"),
+            },
+        }
     };
     if !endpoint.connected {
         print_aside(&format!("endpoint {} is not connected; the tasks wait for it", endpoint.name))?;
@@ -96,26 +108,6 @@ pub(super) async fn run(common: &Common, options: Options) -> Result<ExitCode> {
             print_aside(&format!("{failed} calls failed"))?;
             Ok(Exit::TaskFailed.into())
         }
-    }
-}
-
-/// Cancels what was accepted before all calls were submitted.
-async fn give_up(client: &Client, group: TaskGroupId, stop: &mut Stop) -> Result<ExitCode> {
-    print_aside(&format!("cancelling the calls that were submitted, task group {group}"))?;
-    let cancel = async {
-        client.cancel_group(group).await?;
-        // A request that was on its way has been accepted by now.
-        client.cancel_group(group).await
-    };
-    let report = tokio::select! {
-        report = cancel => report,
-        () = stop.wait() => bail!("gave up waiting; `funcx task list --group {group}` shows what was accepted"),
-    };
-    match report {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            bail!("cannot cancel what was accepted of task group {group}: {error}")
-        }
-        _ => bail!("stopped before all calls were submitted; those that were are cancelled"),
     }
 }
 

@@ -1,10 +1,15 @@
 //! Many calls of one function, many of them in each task.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fmt, future,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
-use funcx_core::Result;
 use funcx_core::model::{EndpointId, FunctionId, IdMap, MapValue, OutcomeKind, TaskGroupId, TaskId};
-use futures::{Stream, StreamExt, stream};
+use funcx_core::{Error, ErrorKind, Result};
+use futures::{Stream, StreamExt, future::poll_immediate, stream};
 use serde_json::value::RawValue;
 
 use super::api::Api;
@@ -24,8 +29,8 @@ pub struct MapOptions {
     pub chunk: Chunk,
     /// What each task asks for. Walltime, attempts and times hold for all its calls together.
     pub call: CallOptions,
-    /// The group of the tasks, which should hold no others; a new one if not given. By it, who gives up while calls are still
-    /// being submitted can cancel those that were accepted ([`Client::cancel_group`]).
+    /// The group of the tasks, which should hold no others; a new one if not given. It names them while they are still being
+    /// submitted.
     pub group: Option<TaskGroupId>,
 }
 
@@ -93,8 +98,8 @@ impl Client {
     /// A call that fails does so alone. A task that is cancelled, lost or out of time takes all its calls with it; those of a
     /// lost task that is attempted again run again, all of them.
     ///
-    /// **Cancellation.** If the future is dropped, what was accepted goes on; [`MapOptions::group`] names it. A request that was
-    /// on its way may be accepted a moment later.
+    /// **Cancellation.** If the future is dropped, what was accepted goes on, and a request that was on its way may be accepted
+    /// a moment later. See [`Client::map_until`].
     ///
     /// # Errors
     /// Those of all methods, and `InvalidInput` or `LimitExceeded` if the chunk is too small or too large. What was accepted
@@ -106,6 +111,22 @@ impl Client {
         arguments: Vec<Arguments>,
         options: MapOptions,
     ) -> Result<MapRun> {
+        self.map_until(endpoint, function, arguments, options, future::pending()).await
+    }
+
+    /// As [`Client::map`], but when `stop` resolves before all calls are submitted, no more are, and those that were are
+    /// cancelled: that is an error, too. A request that is on its way is waited for, so nothing is left behind.
+    ///
+    /// # Errors
+    /// Those of [`Client::map`], and `Unavailable` if it was stopped.
+    pub async fn map_until(
+        &self,
+        endpoint: EndpointId,
+        function: FunctionId,
+        arguments: Vec<Arguments>,
+        options: MapOptions,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<MapRun> {
         let workers = match options.chunk {
             Chunk::Auto => self.endpoint(endpoint).await?.workers,
             Chunk::Fixed(_) => 0,
@@ -114,7 +135,9 @@ impl Client {
         let target = CallTarget { endpoint, function, how: options.call };
         let group = options.group.map_or_else(new_group, Ok)?;
         let mut left = VecDeque::new();
-        if let Err(error) = submit_all(self.api(), group, &target, arguments, cut, &mut left).await {
+        let mut stop = pin!(stop);
+        let submitted = submit_all(self.api(), group, &target, arguments, cut, &mut left, stop.as_mut());
+        if let Err(error) = submitted.await {
             if !left.is_empty()
                 && let Err(error) = self.cancel_group(group).await
             {
@@ -141,12 +164,17 @@ async fn submit_all(
     arguments: Vec<Arguments>,
     cut: Cut,
     accepted: &mut VecDeque<(TaskId, usize)>,
+    mut stop: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) -> Result<()> {
+    let stopped = || Error::new(ErrorKind::Unavailable, "submit calls", "it was stopped");
     let mut arguments = arguments.into_iter().peekable();
     while arguments.peek().is_some() {
         let request = next_request(&mut arguments, cut)?;
         let ids = submit_parts(api, group, target, request.parts, request.tasks.len()).await?;
         accepted.extend(ids.into_iter().zip(request.tasks));
+        if poll_immediate(&mut stop).await.is_some() {
+            return Err(stopped());
+        }
     }
     Ok(())
 }
