@@ -263,7 +263,12 @@ class Harness(unittest.TestCase):
             options = ["--funcx", stuck, "--peers", "bare-loop", "--output", directory, "--cache", directory]
             environment = os.environ | {"TMPDIR": directory}
             harness = subprocess.Popen(
-                [sys.executable, HERE / "compare.py", *options], env=environment, stderr=subprocess.PIPE, text=True
+                [sys.executable, HERE / "compare.py", *options],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+                # These tests may have been started by `nohup`, which the harness would heed.
+                preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
             )
             pid = int(started.read_text(encoding="ascii"))
             harness.send_signal(number)
